@@ -1,0 +1,65 @@
+"""Shows a run while it goes on: a live bar on a terminal, plain lines elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["Display"]
+
+
+class Display:
+    """A run's progress.
+
+    Args:
+        rounds: Rounds of the whole run.
+        done: Rounds done before.
+    """
+
+    def __init__(self, rounds: int, done: int) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.rounds = rounds
+        self.progress = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=rounds, completed=done, numbers="")
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def round(self, metrics: dict[str, Any]) -> None:
+        """Show a round's metrics."""
+        numbers = _numbers(metrics)
+        self.progress.update(self.task, completed=metrics["round"], numbers=numbers)
+        if not self.console.is_terminal:
+            self.note(f"round {metrics['round']}/{self.rounds}  {numbers}  {metrics['seconds']:.1f} s")
+
+
+def _numbers(metrics: dict[str, Any]) -> str:
+    heldout = {"held-out": value for key, value in metrics.items() if key.startswith("heldout_")}
+    shown = {
+        "reward": metrics["reward_mean"],
+        **heldout,
+        "divergence": metrics["velocity_divergence"],
+        "diversity": metrics["diversity"],
+        "ESS": metrics["ess"],
+    }
+    return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())

@@ -1,0 +1,107 @@
+"""The files of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from orwcfm_cli.options import read_toml, to_toml
+from orwcfm_core.config import SECTIONS, RunConfig, resolve
+from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.registry import Registry
+
+__all__ = ["RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder: run.toml, metrics.jsonl, samples/, checkpoints/, report.html (docs/run-folder.md).
+
+    Args:
+        path: Where it is.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, out: Path | None, config: RunConfig) -> RunFolder:
+        """Make a new folder.
+
+        Args:
+            out: Where; None chooses the first free `runs/<reward>-<reg>-<number>`.
+            config: The run's configuration, for the name.
+
+        Raises:
+            UserError: It exists and is not empty, or cannot be made.
+        """
+        path = out
+        if path is None:
+            stem = f"{config.reward.name}-{config.reg.name}"
+            path = next(p for n in range(1, 100_000) if not (p := Path("runs") / f"{stem}-{n:03d}").exists())
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise UserError(
+                    f"run folder {path} exists already; choose another --out, or go on with: orwcfm resume {path}"
+                )
+            (path / "samples").mkdir(parents=True)
+        except OSError as e:
+            raise UserError(f"cannot make run folder {path}: {e.strerror}") from e
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A folder that exists.
+
+        Raises:
+            UserError: It is not a run folder.
+        """
+        if not (path / "run.toml").is_file():
+            raise UserError(f"{path} is not a run folder: it has no run.toml")
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of all checkpoints."""
+        return self.path / "checkpoints"
+
+    def write_config(self, config: RunConfig, notes: dict[str, str]) -> None:
+        """Write run.toml: the configuration, the versions of all that took part, and notes for the report."""
+        choices = [config.backbone, config.reward, config.reg, config.trainer, config.heldout]
+        dists = {choice.plugin.dist for choice in choices if choice} | {"orwcfm", "orwcfm-core", "torch"}
+        versions = {dist: version(dist) for dist in sorted(dists)}
+        text = to_toml({**config.tables(), "versions": versions, "notes": notes})
+        try:
+            (self.path / "run.toml").write_text(text)
+        except OSError as e:
+            raise RunError(f"cannot write {self.path / 'run.toml'}: {e.strerror}") from e
+
+    def read_config(self) -> RunConfig:
+        """The configuration that `write_config` wrote.
+
+        Raises:
+            UserError: It was changed to something that is not valid.
+        """
+        tables = read_toml(self.path / "run.toml")
+        return resolve({s: table for s, table in tables.items() if s in SECTIONS}, Registry())
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a small JSON file."""
+        (self.path / name).write_text(json.dumps(content, indent=1) + "\n")
+
+    def append_metrics(self, metrics: dict[str, Any]) -> None:
+        """Add a round's line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def truncate_metrics(self, rounds: int) -> None:
+        """Drop the lines of rounds that the newest checkpoint does not know."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        file.write_text("".join(lines[:rounds]))
+
+    def grid(self, round_number: int) -> Path:
+        """Path of the picture of a round."""
+        return self.path / "samples" / f"round_{round_number:04d}.png"

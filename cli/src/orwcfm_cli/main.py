@@ -1,0 +1,183 @@
+"""The commands. Only what `--help` needs is imported here; each command imports the rest itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orwcfm_core.errors import RunError, UserError
+
+__all__ = ["cli", "main"]
+
+_FLAGS = {
+    "backbone": "backbone.name",
+    "reward": "reward.name",
+    "reg": "reg.name",
+    "trainer": "train.name",
+    "weighting": "weighting.name",
+    "sampler": "sampler.name",
+    "alpha": "reg.alpha",
+    "tau": "weighting.tau",
+    "rounds": "train.rounds",
+    "seed": "train.seed",
+    "device": "train.device",
+}
+"""Which option each fixed flag of `run` sets."""
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="orwcfm")
+def cli() -> None:
+    """Fine-tune a flow matching model on a reward, online, and keep its diversity."""
+
+
+@cli.command()
+@click.option("--backbone", help="Generative model to fine-tune.")
+@click.option("--reward", help="What is maximised.")
+@click.option("--reg", help="What keeps the model near the pre-trained one.")
+@click.option("--trainer", help="Training method.")
+@click.option("--weighting", help="How scores become weights: advantage, exp, softmax, top-k.")
+@click.option("--sampler", help="ODE solver: euler, midpoint, heun, rk4, dopri5.")
+@click.option("--alpha", help="Strength of the regularizer (reg.alpha).")
+@click.option("--tau", help="Strength of the reward (weighting.tau).")
+@click.option("--rounds", help="Rounds of sampling, scoring and updating (train.rounds).")
+@click.option("--seed", help="Seed of all random numbers (train.seed).")
+@click.option("--device", help="auto, cpu, cuda, ... (train.device).")
+@click.option("--prompt", multiple=True, help="Prompt; may be given several times.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.OPTION=VALUE", help="Set any option.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with sections of options.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; must not exist.  [default: runs/...]")
+@click.option("--print-config", is_flag=True, help="Print the resolved configuration and stop.")
+@click.option("--dry-run", is_flag=True, help="Build everything, do one round, print the plan and stop.")
+@as_json
+def run(
+    prompt: tuple[str, ...],
+    settings: tuple[str, ...],
+    config: Path | None,
+    out: Path | None,
+    print_config: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: str | None,
+) -> None:
+    """Fine-tune a model on a reward."""
+    from orwcfm_cli.options import merge, to_toml
+    from orwcfm_core.config import resolve
+    from orwcfm_core.registry import Registry
+
+    fixed: dict[str, Any] = {_FLAGS[flag]: value for flag, value in flags.items() if value is not None}
+    if prompt:
+        fixed["reward.prompt"] = list(prompt)
+    resolved = resolve(merge(config, settings, fixed), Registry())
+    if print_config:
+        click.echo(to_toml(resolved.tables()), nl=False)
+        return
+    from orwcfm_cli import runner
+
+    _print(runner.plan(resolved) if dry_run else runner.start(resolved, out), as_json)
+
+
+@cli.command()
+@run_argument
+@as_json
+def resume(run: Path, as_json: bool) -> None:
+    """Go on with an interrupted run, exactly where it was."""
+    from orwcfm_cli import runner
+
+    _print(runner.resume(run), as_json)
+
+
+@cli.command()
+@run_argument
+@click.option("--count", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Pictures to draw.")
+@click.option("--prompt", multiple=True, help="Prompt; may be given several times.  [default: those of the run]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
+@click.option("--reference", is_flag=True, help="Sample the model as it was before fine-tuning.")
+@click.option("--out", type=click.Path(path_type=Path), help="PNG file.  [default: RUN/sample.png]")
+@as_json
+def sample(
+    run: Path, count: int, prompt: tuple[str, ...], seed: int, reference: bool, out: Path | None, as_json: bool
+) -> None:
+    """Draw pictures from a fine-tuned model."""
+    from orwcfm_cli import runner
+
+    _print(runner.sample(run, count, prompt, seed, reference, out), as_json)
+
+
+@cli.command()
+@run_argument
+@as_json
+def report(run: Path, as_json: bool) -> None:
+    """Write RUN/report.html anew."""
+    from orwcfm_cli.folder import RunFolder
+    from orwcfm_cli.report import write_report
+
+    _print({"report": str(write_report(RunFolder.open(run).path))}, as_json)
+
+
+@cli.group()
+def plugins() -> None:
+    """See what is installed."""
+
+
+@plugins.command("list")
+@as_json
+def list_plugins(as_json: bool) -> None:
+    """List all plugins, with what is wrong with any of them."""
+    from orwcfm_core.registry import Registry
+
+    rows = []
+    for plugin in Registry().plugins:
+        try:
+            summary, error = plugin.spec.summary, None
+        except UserError as e:
+            summary, error = "", str(e)
+        rows.append(
+            {
+                "kind": plugin.kind,
+                "name": plugin.name,
+                "dist": plugin.dist,
+                "version": plugin.version,
+                "summary": summary,
+                "error": error,
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        text = f"broken: {row['error']}" if row["error"] else row["summary"]
+        click.echo(f"{row['kind']:<12} {row['name']:<22} {row['dist']} {row['version']:<8} {text}")
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    """Print a command's result, for a person or for a program."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    width = max(len(key) for key in result)
+    for key, value in result.items():
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        click.echo(f"{key.replace('_', ' '):<{width}}  {text}")
+
+
+def main() -> None:
+    """Run the command line; every mistake ends in one line and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except (UserError, RunError) as e:
+        for line in str(e).splitlines():
+            click.echo(f"error: {line}", err=True)
+        sys.exit(e.exit_code)

@@ -1,0 +1,74 @@
+"""From files, settings and flags to tables of options, and back to TOML."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from orwcfm_core.errors import UserError
+
+__all__ = ["merge", "read_toml", "to_toml"]
+
+Tables = dict[str, dict[str, Any]]
+
+
+def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]) -> Tables:
+    """Merge options; later ones win: file, settings, fixed flags.
+
+    Args:
+        config: TOML file.
+        settings: `section.option=value`; the value is JSON if it starts with `[` or `{`, else a string.
+        fixed: Values by `section.option`.
+
+    Raises:
+        UserError: The file cannot be read, or a setting is malformed.
+    """
+    tables = read_toml(config) if config else {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or len(key.split(".")) != 2:
+            raise UserError(f"--set {setting}: expected SECTION.OPTION=VALUE, as in --set train.rounds=10")
+        _put(tables, key, _decode(setting, value))
+    for key, value in fixed.items():
+        _put(tables, key, value)
+    return tables
+
+
+def read_toml(path: Path) -> Tables:
+    """Read sections of options.
+
+    Raises:
+        UserError: The file cannot be read, is no TOML, or has options outside sections.
+    """
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise UserError(f"cannot read configuration {path}: {e}") from e
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            raise UserError(f"{path}: {section}: expected a section of options, as in [train], got {table!r}")
+    return tables
+
+
+def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write sections of options."""
+    return tomli_w.dumps(tables)
+
+
+def _put(tables: Tables, key: str, value: Any) -> None:
+    section, option = key.split(".")
+    tables.setdefault(section, {})[option] = value
+
+
+def _decode(setting: str, value: str) -> Any:
+    if not value.startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as e:
+        raise UserError(f"--set {setting}: a value that starts with '{value[0]}' must be JSON: {e}") from e

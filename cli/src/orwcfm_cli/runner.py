@@ -1,0 +1,189 @@
+"""Carries a run from its configuration to its report."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from orwcfm_cli.assemble import assemble
+from orwcfm_cli.display import Display
+from orwcfm_cli.folder import RunFolder
+from orwcfm_cli.pictures import save_grid
+from orwcfm_cli.report import write_report
+from orwcfm_core.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from orwcfm_core.config import RunConfig
+from orwcfm_core.errors import UserError
+from orwcfm_core.evaluation import evaluate
+from orwcfm_core.trainer import State, Trainer
+
+__all__ = ["plan", "resume", "sample", "start"]
+
+_GRID = 64
+"""Pictures in a grid."""
+_EVALUATED = 1024
+"""Samples that the reference and the final policy are measured on."""
+
+
+def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
+    """Do a new run.
+
+    Args:
+        config: Its configuration.
+        out: Its folder; None chooses one.
+
+    Returns:
+        Its summary.
+    """
+    trainer, state = assemble(config)
+    folder = RunFolder.create(out, config)
+    notes = {"reward": state.components.reward.describe(), "precision": state.precision}
+    folder.write_config(config, notes)
+    with Display(config.train.rounds, done=0) as display:
+        display.note(f"run folder {folder.path}")
+        display.note(f"reward {config.reward.name}: {notes['reward']}; prompts: {', '.join(config.prompts)}")
+        judges = ", ".join(f"{name}: {judge.describe()}" for name, judge in state.components.heldout.items())
+        display.note(f"held-out judge {judges or 'none'}")
+        folder.write_json("reference.json", evaluate(state, _EVALUATED, config.train.micro_batch))
+        _picture(state, folder, config)
+        save_checkpoint(state, folder.checkpoints, config.train.keep)
+        return _go_on(trainer, state, folder, config, display)
+
+
+def resume(path: Path) -> dict[str, Any]:
+    """Go on with a run from its newest checkpoint.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        Its summary.
+    """
+    folder = RunFolder.open(path)
+    config = folder.read_config()
+    checkpoint = newest_checkpoint(folder.checkpoints)
+    trainer, state = assemble(config)
+    load_checkpoint(state, checkpoint)
+    folder.truncate_metrics(state.round)
+    with Display(config.train.rounds, done=state.round) as display:
+        display.note(f"run folder {folder.path}, from round {state.round}")
+        return _go_on(trainer, state, folder, config, display)
+
+
+def plan(config: RunConfig) -> dict[str, Any]:
+    """Build everything, do one round that is thrown away, and say what a run would take.
+
+    Args:
+        config: The run's configuration.
+
+    Returns:
+        The plan: seconds, GiB and counts.
+    """
+    trainer, state = assemble(config)
+    first = trainer.round(state)
+    train = config.train
+    if state.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(state.device) / 2**30
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {
+        "device": f"{state.device}, {state.precision}",
+        "reward": state.components.reward.describe(),
+        "heldout": config.heldout.name if config.heldout else "none",
+        "rounds": train.rounds,
+        "samples": train.rounds * train.samples,
+        "model_evaluations": train.rounds * int(first["nfe"]),
+        "trainable_parameters": sum(p.numel() for p in state.ema.parameters),
+        "memory_gib": memory,
+        "seconds_per_round": first["seconds"],
+        "seconds": first["seconds"] * train.rounds,
+    }
+
+
+def sample(
+    path: Path, count: int, prompts: Sequence[str], seed: int, reference: bool, out: Path | None
+) -> dict[str, Any]:
+    """Draw a grid of pictures from a run's newest checkpoint.
+
+    Args:
+        path: The run's folder.
+        count: Pictures.
+        prompts: Prompts, shared among the pictures; none means those of the run.
+        seed: Seed of the noise.
+        reference: Draw from the model before fine-tuning instead.
+        out: PNG file; None means `sample.png` in the run's folder.
+
+    Returns:
+        Where the picture is.
+    """
+    folder = RunFolder.open(path)
+    config = folder.read_config()
+    _, state = assemble(config)
+    if not reference:
+        load_checkpoint(state, newest_checkpoint(folder.checkpoints))
+    chosen = prompts or config.prompts
+    if len(chosen) > 1 and not state.components.backbone.encode(chosen[:1]):
+        raise UserError(f"--prompt: {len(chosen)} prompts, but backbone '{config.backbone.name}' is unconditional here")
+    images = _draw(state, count, chosen, seed, config.train.micro_batch)
+    target = out or folder.path / "sample.png"
+    save_grid(target, images)
+    return {"picture": str(target), "count": count, "round": state.round}
+
+
+def _go_on(trainer: Trainer, state: State, folder: RunFolder, config: RunConfig, display: Display) -> dict[str, Any]:
+    """Do the rounds that are left, then measure and report."""
+    train = config.train
+    with _interruptible() as interrupted:
+        while state.round < train.rounds and not interrupted():
+            metrics = trainer.round(state)
+            folder.append_metrics(metrics)
+            display.round(metrics)
+            if state.round % train.grid_every == 0 or state.round == train.rounds:
+                _picture(state, folder, config)
+            if state.round % train.checkpoint_every == 0 or state.round == train.rounds or interrupted():
+                save_checkpoint(state, folder.checkpoints, train.keep)
+    if state.round < train.rounds:
+        write_report(folder.path)
+        display.note(f"interrupted and saved after round {state.round}; go on with: orwcfm resume {folder.path}")
+        raise SystemExit(130)
+    final = evaluate(state, _EVALUATED, train.micro_batch)
+    folder.write_json("final.json", final)
+    return {**final, "run": str(folder.path), "report": str(write_report(folder.path))}
+
+
+def _picture(state: State, folder: RunFolder, config: RunConfig) -> None:
+    """Draw the grid of this round, from the same noise every time."""
+    images = _draw(state, _GRID, config.prompts, config.train.seed, config.train.micro_batch)
+    save_grid(folder.grid(state.round), images)
+
+
+def _draw(state: State, count: int, prompts: Sequence[str], seed: int, micro_batch: int) -> torch.Tensor:
+    """Images `(count, C, H, W)` in [0, 1] from noise of its own seed, so that training is not disturbed."""
+    generator = torch.Generator(state.device).manual_seed(seed)
+    noise = torch.randn((count, *state.components.backbone.sample_shape), generator=generator, device=state.device)
+    x_1, _ = state.sample(noise, [prompts[i % len(prompts)] for i in range(count)], micro_batch)
+    return state.components.backbone.to_images(x_1).cpu()
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C (or SIGTERM) end the round and save; a second one ends at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

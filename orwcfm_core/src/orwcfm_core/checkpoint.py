@@ -1,0 +1,149 @@
+"""Saves and restores everything that a run needs to go on exactly where it was; safetensors and JSON only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.trainer import State
+
+__all__ = ["load_checkpoint", "newest_checkpoint", "save_checkpoint"]
+
+_MANIFEST = "manifest.json"
+
+
+def save_checkpoint(state: State, folder: Path, keep: int) -> Path:
+    """Write a checkpoint so that it is either there as a whole or not at all.
+
+    All files are written to a temporary folder and flushed, the manifest with their SHA-256 last; then the folder is
+    renamed. Older checkpoints beyond `keep` are removed.
+
+    Args:
+        state: What is saved.
+        folder: Folder of all checkpoints of a run.
+        keep: Checkpoints to keep, at least 1.
+
+    Returns:
+        The checkpoint's folder, `folder/round_NNNN`.
+
+    Raises:
+        RunError: The disk refuses.
+    """
+    final = folder / f"round_{state.round:04d}"
+    temporary = folder / f".{final.name}.{os.getpid()}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, tensors in _tensors(state).items():
+            save_file(tensors, temporary / f"{name}.safetensors")
+        about = {"round": state.round, "weighting": state.components.weighting.state()}
+        (temporary / "state.json").write_text(json.dumps(about))
+        digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+        (temporary / _MANIFEST).write_text(json.dumps({"round": state.round, "sha256": digests}, indent=1))
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _flush(folder)
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(f"cannot write checkpoint {final}: {e}; free space, then go on with resume") from e
+    for old in sorted(folder.glob("round_*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint whose files match its manifest.
+
+    Raises:
+        UserError: There is none.
+    """
+    for candidate in sorted(folder.glob("round_*"), reverse=True):
+        if _intact(candidate):
+            return candidate
+    raise UserError(f"no intact checkpoint in {folder}")
+
+
+def load_checkpoint(state: State, checkpoint: Path) -> None:
+    """Take back everything that `save_checkpoint` wrote.
+
+    Args:
+        state: A state that was started with the same components; changed in place.
+        checkpoint: From `newest_checkpoint`.
+
+    Raises:
+        UserError: The checkpoint is of another model.
+    """
+    device = str(state.device)
+    policy = state.components.backbone.policy().parameters()
+    try:
+        _copy(load_file(checkpoint / "policy.safetensors", device), policy)
+        _copy(load_file(checkpoint / "sampling.safetensors", device), dict(zip(policy, state.ema.average, strict=True)))
+        stored = load_file(checkpoint / "training.safetensors", device)
+        about = json.loads((checkpoint / "state.json").read_text())
+    except (OSError, ValueError, SafetensorError) as e:
+        raise UserError(f"{checkpoint} is not a checkpoint of this model: {e}") from e
+    state.generator.set_state(stored.pop("generator").cpu())
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in stored.items():
+        index, key = name.split(".")
+        # The optimiser keeps its step count on the CPU wherever the parameters are.
+        moments.setdefault(int(index), {})[key] = tensor.cpu() if key == "step" else tensor
+    state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
+    state.components.weighting.load_state(about["weighting"])
+    state.round = about["round"]
+
+
+def _tensors(state: State) -> dict[str, dict[str, Tensor]]:
+    """What is saved, by file and name."""
+    policy = state.components.backbone.policy().parameters()
+    moments: dict[int, dict[str, Tensor]] = state.optimizer.state_dict()["state"]
+    training = {f"{index}.{key}": value for index, entry in moments.items() for key, value in entry.items()}
+    files: dict[str, dict[str, Any]] = {
+        "policy": dict(policy),
+        "sampling": dict(zip(policy, state.ema.average, strict=True)),
+        "training": training | {"generator": state.generator.get_state()},
+    }
+    return {f: {name: t.detach().contiguous() for name, t in tensors.items()} for f, tensors in files.items()}
+
+
+@torch.no_grad()
+def _copy(stored: dict[str, Tensor], into: Any) -> None:
+    if stored.keys() != into.keys():
+        raise ValueError(f"expected {len(into)} tensors, found {len(stored)} of other names")
+    for name, tensor in stored.items():
+        if tensor.shape != into[name].shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(into[name].shape)}")
+        into[name].copy_(tensor)
+
+
+def _intact(checkpoint: Path) -> bool:
+    try:
+        digests = json.loads((checkpoint / _MANIFEST).read_text())["sha256"]
+        return all(_digest(checkpoint / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,322 @@
+"""A run's configuration: sections of options, checked together, with every mistake named at once. No torch in here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from orwcfm_core.errors import UserError
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions
+from orwcfm_core.registry import Plugin, Registry
+
+__all__ = [
+    "SAMPLERS",
+    "SECTIONS",
+    "WEIGHTINGS",
+    "AdaptiveConfig",
+    "AdvantageConfig",
+    "Choice",
+    "ExpConfig",
+    "FixedStepConfig",
+    "RunConfig",
+    "SamplerConfig",
+    "SoftmaxConfig",
+    "TopKConfig",
+    "TrainConfig",
+    "WeightingConfig",
+    "resolve",
+]
+
+
+class SamplerConfig(ComponentConfig):
+    """Options that every sampler has."""
+
+    name: str = Field(description="Solver of the ODE from noise to data.")
+    ema: float = Field(
+        0.8, ge=0, lt=1, description="Decay per round of the average that is sampled from; 0 is a hard copy."
+    )
+
+
+class FixedStepConfig(SamplerConfig):
+    """A solver with equal steps."""
+
+    name: Literal["euler", "midpoint", "heun", "rk4"] = Field("euler", description="Solver with equal steps.")
+    steps: int = Field(10, ge=1, le=10_000, description="Steps from noise to data.")
+
+
+class AdaptiveConfig(SamplerConfig):
+    """A solver that chooses its steps."""
+
+    name: Literal["dopri5"] = Field("dopri5", description="Adaptive solver.")
+    rtol: float = Field(1e-3, gt=0, le=1, description="Relative tolerance.")
+    atol: float = Field(1e-3, gt=0, le=1, description="Absolute tolerance.")
+
+
+class WeightingConfig(ComponentConfig):
+    """Options that every weighting has."""
+
+    name: str = Field(description="How scores become weights.")
+
+
+class AdvantageConfig(WeightingConfig):
+    """Signed, centred per prompt, clipped."""
+
+    name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped.")
+    tau: float = Field(1.0, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
+    clip: float = Field(1.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
+
+
+class ExpConfig(WeightingConfig):
+    """The paper's exponential weights."""
+
+    name: Literal["exp"] = Field("exp", description="The paper's exp(tau r), of mean 1.")
+    tau: float = Field(5.0, ge=0, le=1e6, description="Inverse temperature, in 1 / score.")
+
+
+class SoftmaxConfig(WeightingConfig):
+    """Exponential weights of standardised scores."""
+
+    name: Literal["softmax"] = Field("softmax", description="exp of standardised scores, of mean 1 per prompt.")
+    tau: float = Field(1.0, ge=0, le=1e6, description="Inverse temperature, in 1 / standard deviation.")
+
+
+class TopKConfig(WeightingConfig):
+    """Equal weights for the best."""
+
+    name: Literal["top-k"] = Field("top-k", description="Equal weights for the best of each prompt.")
+    fraction: float = Field(0.25, gt=0, le=1, description="Share of the samples that is kept.")
+
+
+SAMPLERS: Mapping[str, type[SamplerConfig]] = {
+    "euler": FixedStepConfig,
+    "midpoint": FixedStepConfig,
+    "heun": FixedStepConfig,
+    "rk4": FixedStepConfig,
+    "dopri5": AdaptiveConfig,
+}
+WEIGHTINGS: Mapping[str, type[WeightingConfig]] = {
+    "advantage": AdvantageConfig,
+    "exp": ExpConfig,
+    "softmax": SoftmaxConfig,
+    "top-k": TopKConfig,
+}
+
+
+class TrainConfig(ComponentConfig):
+    """Options that every trainer has."""
+
+    rounds: int = Field(60, ge=1, description="Rounds of sampling, scoring and updating.")
+    samples: int = Field(256, ge=2, description="Samples per round.")
+    group: int | None = Field(None, ge=2, description="Samples per prompt in a round; unset: all prompts share the samples.")
+    updates: int = Field(4, ge=1, description="Updates per round, each on all of its samples.")
+    draws: int = Field(1, ge=1, description="Draws of time and noise per sample in an update.")
+    coupling: Literal["independent", "optimal-transport"] = Field(
+        "independent", description="How noise is paired with samples."
+    )
+    lr: float = Field(3e-4, gt=0, le=1, description="Learning rate of AdamW.")
+    warmup: int = Field(10, ge=0, description="Updates over which the learning rate rises from 0.")
+    decay: float = Field(0.1, ge=0, le=1, description="Share of the learning rate that is left at the end (cosine).")
+    clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    micro_batch: int = Field(256, ge=1, description="Samples in memory at once; never changes the result.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Precision of the networks; auto is bf16 where the device computes in it."
+    )
+    keep: int = Field(2, ge=1, description="Checkpoints that are kept.")
+    checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints.")
+    grid_every: int = Field(10, ge=1, description="Rounds between pictures of the same noise.")
+
+
+SECTIONS = ("backbone", "reward", "heldout", "reg", "weighting", "sampler", "train")
+"""Sections of a configuration, in the order in which they are printed."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin and its options.
+
+    Args:
+        asked: What the user called it: its name, or `NAME@DIST`.
+        plugin: The plugin.
+        config: Its options.
+    """
+
+    asked: str
+    plugin: Plugin
+    config: ComponentConfig
+
+    @property
+    def name(self) -> str:
+        """The component's name."""
+        return self.plugin.name
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run's configuration, checked and complete.
+
+    Args:
+        backbone: The generative model.
+        reward: What is trained on.
+        heldout: What judges and is not trained on, if anything.
+        reg: The regularizer.
+        trainer: The training method, whose config has the options of section `train`.
+        weighting: Options of the weighting.
+        sampler: Options of the sampler.
+        prompts: At least one; an empty string where nobody named any.
+    """
+
+    backbone: Choice
+    reward: Choice
+    heldout: Choice | None
+    reg: Choice
+    trainer: Choice
+    weighting: WeightingConfig
+    sampler: SamplerConfig
+    prompts: tuple[str, ...]
+
+    @property
+    def train(self) -> TrainConfig:
+        """Options of section `train`."""
+        assert isinstance(self.trainer.config, TrainConfig)
+        return self.trainer.config
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """The configuration as plain tables, which `resolve` reads back to the same; unset options are left out."""
+
+        def table(name: str, config: ComponentConfig) -> dict[str, Any]:
+            return {"name": name} | config.model_dump(mode="json", exclude_none=True)
+
+        prompts = {"prompt": list(self.prompts)}
+        return {
+            "backbone": table(self.backbone.asked, self.backbone.config),
+            "reward": table(self.reward.asked, self.reward.config) | prompts,
+            "heldout": table(self.heldout.asked, self.heldout.config) if self.heldout else {"name": "none"},
+            "reg": table(self.reg.asked, self.reg.config),
+            "weighting": table(self.weighting.name, self.weighting),
+            "sampler": table(self.sampler.name, self.sampler),
+            "train": table(self.trainer.asked, self.trainer.config),
+        }
+
+
+class _Reader:
+    """Reads sections one by one and collects what is wrong with them."""
+
+    def __init__(self, tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> None:
+        self.tables = {section: dict(table) for section, table in tables.items()}
+        self.registry = registry
+        self.errors: list[str] = []
+
+    def pop(self, section: str, option: str, default: Any = None) -> Any:
+        return self.tables.setdefault(section, {}).pop(option, default)
+
+    def component(self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None) -> Choice | None:
+        """Choose a plugin by the section's name and read its options; `below` lies under what the user set."""
+        try:
+            asked = str(self.pop(section, "name", default))
+            plugin = self.registry.get(kind, asked)
+            spec = plugin.spec
+        except UserError as e:
+            self.errors.append(f"{section}.name: {e}")
+            return None
+        config = self.options(section, spec.config, plugin.name, below)
+        return Choice(asked, plugin, config) if config else None
+
+    def options(
+        self, section: str, model: type[ComponentConfig], owner: str, below: Mapping[str, Any] | None = None
+    ) -> ComponentConfig | None:
+        """Read a section's options; on a mistake, note it and return None."""
+        given = self.tables.get(section, {})
+        try:
+            return model.model_validate({**(below or {}), **given})
+        except ValidationError as e:
+            self.errors += [_explain(section, owner, model, error) for error in e.errors()]
+            return None
+
+    def named(self, section: str, table: Mapping[str, type[Any]], default: str) -> Any:
+        """Read a section whose name chooses one of a fixed set."""
+        name = str(self.tables.get(section, {}).setdefault("name", default)) if section in self.tables else default
+        if name not in table:
+            self.errors.append(f"{section}.name: unknown {section} '{name}', {_hint(name, table)}")
+            return None
+        self.tables.setdefault(section, {})["name"] = name
+        return self.options(section, table[name], name)
+
+
+def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunConfig:
+    """Check a configuration and fill in what it leaves open.
+
+    Where the user set nothing, the backbone's suggestions come before an option's default.
+
+    Args:
+        tables: Options by section; strings may stand for numbers, as on a command line.
+        registry: Where components are looked up.
+
+    Raises:
+        UserError: Something is wrong; one line for every mistake.
+    """
+    reader = _Reader(tables, registry)
+    reader.errors += [f"{s}: unknown section, {_hint(s, SECTIONS)}" for s in tables if s not in SECTIONS]
+    prompt = reader.pop("reward", "prompt", ())
+    given = (prompt,) if isinstance(prompt, str) else tuple(str(p) for p in prompt)
+
+    backbone = reader.component("backbone", "backbone", "unet")
+    suggested = Suggestions()
+    if backbone and isinstance(backbone.plugin.spec, BackboneSpec):
+        spec = backbone.plugin.spec
+        suggested = spec.suggest(backbone.config, given)
+        if len(given) > 1 and not spec.conditional(backbone.config):
+            reader.errors.append(
+                f"reward.prompt: {len(given)} prompts, but backbone '{backbone.name}' is unconditional here: it could "
+                "not tell which one to draw; give one prompt, or a conditional backbone (backbone.conditional=true)"
+            )
+
+    def suggestion(section: str, default: str) -> Mapping[str, Any]:
+        name = str(reader.tables.get(section, {}).get("name", default)).partition("@")[0]
+        return suggested.rewards.get(name, {})
+
+    reward = reader.component("reward", "reward", "clip-score", suggestion("reward", "clip-score"))
+    judge = suggested.heldout or "none"
+    reward_name = reward.name if reward else ""
+    if judge == reward_name:
+        judge = "none"
+    heldout = None
+    if reader.tables.get("heldout", {}).get("name", judge) != "none":
+        heldout = reader.component("heldout", "reward", judge, suggestion("heldout", judge))
+    reg = reader.component("reg", "regularizer", "w2")
+    weighting = reader.named("weighting", WEIGHTINGS, "advantage")
+    sampler = reader.named("sampler", SAMPLERS, "euler")
+    trainer = reader.component("train", "trainer", "orw-cfm")
+    prompts = given or suggested.prompts or ("",)
+    if trainer and isinstance(trainer.config, TrainConfig) and trainer.config.samples % (trainer.config.group or 1):
+        reader.errors.append(
+            f"train.group: {trainer.config.samples} samples (train.samples) are not a multiple of {trainer.config.group}"
+        )
+
+    if reader.errors:
+        raise UserError("\n".join(reader.errors))
+    assert backbone
+    assert reward
+    assert reg
+    assert trainer
+    return RunConfig(backbone, reward, heldout, reg, trainer, weighting, sampler, prompts)
+
+
+def _hint(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+def _explain(section: str, owner: str, model: type[ComponentConfig], error: Any) -> str:
+    """One line for one of pydantic's errors."""
+    option = ".".join(str(part) for part in error["loc"]) or "options"
+    if error["type"] == "extra_forbidden":
+        return f"{section}.{option}: unknown option of '{owner}', {_hint(option, model.model_fields)}"
+    message = error["msg"].removeprefix("Value error, ")
+    got = "" if error["type"] == "missing" else f", got {error['input']!r}"
+    return f"{section}.{option}: {message[0].lower()}{message[1:]}{got}"

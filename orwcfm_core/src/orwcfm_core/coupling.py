@@ -1,0 +1,53 @@
+"""Which noise is paired with which sample; samples and their weights never move."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from orwcfm_core.errors import UserError
+
+__all__ = ["couple", "optimal_transport"]
+
+
+def couple(name: str, x_0: Tensor, x_1: Tensor) -> Tensor:
+    """Order noise so that row i belongs to sample i.
+
+    Args:
+        name: `independent` (as it comes) or `optimal-transport`.
+        x_0: Noise, `(B, *)`.
+        x_1: Samples, `(B, *)`.
+
+    Returns:
+        The noise, permuted, `(B, *)`.
+    """
+    return x_0 if name == "independent" else optimal_transport(x_0, x_1)
+
+
+def optimal_transport(x_0: Tensor, x_1: Tensor) -> Tensor:
+    """Permute noise to minimise `sum |x_0 - x_1|^2` over the batch, leaving samples where they are.
+
+    An assignment, not a plan that is sampled from: drawing pairs would reorder the samples as well, and each would
+    be trained with another one's weight.
+
+    References:
+        Improving and generalizing flow-based generative models with minibatch optimal transport (Tong et al., 2023),
+        arXiv:2302.00482
+
+    Args:
+        x_0: Noise, `(B, *)`.
+        x_1: Samples, `(B, *)`.
+
+    Returns:
+        The noise in its new order, `(B, *)`.
+
+    Raises:
+        UserError: scipy is not installed.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as e:
+        raise UserError("train.coupling: optimal-transport needs scipy; pip install 'orwcfm-core[ot]'") from e
+    cost = torch.cdist(x_1.flatten(1).double(), x_0.flatten(1).double()).square()
+    _, order = linear_sum_assignment(cost.cpu().numpy())
+    return x_0[torch.from_numpy(order).to(x_0.device)]

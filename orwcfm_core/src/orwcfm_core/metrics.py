@@ -1,0 +1,32 @@
+"""What is measured of every round; docs/metrics.md lists the formulas."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["diversity", "effective_sample_size"]
+
+
+def effective_sample_size(weights: Tensor) -> float:
+    """Effective sample size as a share of the batch, `(sum |w|)^2 / (B sum w^2)`, in [0, 1].
+
+    Args:
+        weights: `(B,)`; signed weights count by their size.
+    """
+    w = weights.abs().double()
+    total = float(w.square().sum())
+    return float(w.sum().square()) / (total * len(w)) if total > 0 else 0.0
+
+
+def diversity(features: Tensor) -> float:
+    """Mean Euclidean distance between all pairs of L2-normalised features, in [0, 2]; 0 for fewer than two samples.
+
+    Args:
+        features: `(B, D)`.
+    """
+    n = len(features)
+    if n < 2:
+        return 0.0
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    return float(torch.pdist(unit).mean())

@@ -1,0 +1,202 @@
+"""Online reward-weighted conditional flow matching with Wasserstein regularization (ORW-CFM-W2)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from orwcfm_core.backbone import Condition, select
+from orwcfm_core.coupling import couple
+from orwcfm_core.errors import RunError
+from orwcfm_core.metrics import diversity, effective_sample_size
+from orwcfm_core.reward import score
+from orwcfm_core.trainer import State, Trainer, repeat_condition
+
+__all__ = ["OrwCfm", "learning_rate", "stratified_times"]
+
+
+class Batch(NamedTuple):
+    """Points on the paths of one update; N is samples times draws.
+
+    Args:
+        t: Times, `(N,)`.
+        x_t: Points, `(N, *)`.
+        u_t: Velocities of the paths, `x_1 - x_0`, `(N, *)`.
+        w: Weights, `(N,)`.
+        condition: For N samples.
+    """
+
+    t: Tensor
+    x_t: Tensor
+    u_t: Tensor
+    w: Tensor
+    condition: Condition
+
+
+class OrwCfm(Trainer):
+    """The paper's method: sample, score, weigh, and regress on the samples.
+
+    Each round minimises, over its own samples x_1,
+
+        E_{t, x_0}[ |w(x_1)| |v(t, x_t) - y_t|^2 + alpha R(v, v_ref) ],   x_t = (1-t) x_0 + t x_1
+
+    with `y_t = u_t = x_1 - x_0` where w is positive: eq. 10 of the paper if all weights are. A negative weight turns
+    its term around, `y_t = 2 v_old - u_t` with the velocity of the sampling policy: at v = v_old it has the gradient
+    of `w |v - u_t|^2`, but it is bounded below, where that one sends the policy to infinity (the idea of
+    DiffusionNFT's negative branch).
+
+    Squared norms are means over the dimensions of a sample, so that alpha means the same at every resolution.
+
+    References:
+        Online Reward-Weighted Fine-Tuning of Flow Matching with Wasserstein Regularization (Fan et al., 2025),
+        arXiv:2502.06061
+        DiffusionNFT: Online Diffusion Reinforcement with Forward Process (Zheng et al., 2025), arXiv:2509.16117
+    """
+
+    def round(self, state: State) -> dict[str, Any]:
+        began = time.perf_counter()
+        parts, config = state.components, self.config
+        prompts, groups = self._prompts(state)
+
+        x_1, nfe = state.sample(state.noise(config.samples), prompts, config.micro_batch)
+        shown = parts.scored(x_1)
+        scores, valid = score(parts.reward_name, parts.reward, shown, prompts)
+        weights = parts.weighting.weights(scores, valid, groups)
+
+        condition = parts.backbone.encode(prompts)
+        trace = [self._update(state, x_1, weights, condition, i) for i in range(config.updates)]
+        state.ema.update()
+        state.round += 1
+
+        seconds = time.perf_counter() - began
+        return {
+            "round": state.round,
+            **_moments("reward", scores[valid]),
+            **self._heldout(state, x_1, prompts),
+            "velocity_divergence": trace[0]["velocity_divergence"],
+            "diversity": diversity(parts.features(parts.backbone.to_images(x_1))),
+            "ess": effective_sample_size(weights),
+            **{key: trace[-1][key] for key in ("loss", "penalty", "grad_norm", "lr")},
+            "invalid": int((~valid).sum()),
+            "nfe": nfe + sum(int(update["nfe"]) for update in trace),
+            "samples_per_second": config.samples / seconds,
+            "seconds": seconds,
+        }
+
+    def _prompts(self, state: State) -> tuple[list[str], Tensor]:
+        """The prompt of each sample of this round, and its number."""
+        known, samples = state.components.prompts, self.config.samples
+        if self.config.group is None:
+            numbers = [i % len(known) for i in range(samples)]
+        else:
+            per_round = samples // self.config.group
+            first = state.round * per_round
+            numbers = [(first + i // self.config.group) % len(known) for i in range(samples)]
+        return [known[n] for n in numbers], torch.tensor(numbers, device=state.device)
+
+    def _heldout(self, state: State, x_1: Tensor, prompts: Sequence[str]) -> dict[str, float]:
+        images = state.components.backbone.to_images(x_1)
+        means = {}
+        for name, judge in state.components.heldout.items():
+            values, valid = score(name, judge, images, prompts)
+            means[f"heldout_{name}"] = float(values[valid].mean()) if valid.any() else 0.0
+        return means
+
+    def _update(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition, index: int) -> dict[str, float]:
+        """One step of the optimiser on all samples of the round."""
+        step = state.round * self.config.updates + index
+        lr = learning_rate(self.config, step)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        state.optimizer.zero_grad()
+
+        batch = self._draw(state, x_1, weights, condition)
+        y_t, nfe = self._targets(state, batch)
+        sums = {"loss": 0.0, "penalty": 0.0, "velocity_divergence": 0.0}
+        for start in range(0, len(batch.t), self.config.micro_batch):
+            rows = torch.arange(start, min(start + self.config.micro_batch, len(batch.t)), device=state.device)
+            losses = self._losses(state, batch, y_t, rows)
+            (losses["loss"].sum() / len(batch.t)).backward()
+            for name in sums:
+                sums[name] += float(losses[name].detach().sum()) / len(batch.t)
+
+        norm = torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm)
+        if not torch.isfinite(norm):
+            raise RunError(f"round {state.round + 1}: the gradient is not finite; a smaller train.lr may help")
+        state.optimizer.step()
+        return sums | {"grad_norm": float(norm), "lr": lr, "nfe": nfe + 2 * len(batch.t)}
+
+    def _draw(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition) -> Batch:
+        """Draw times and noise for every sample."""
+        draws = self.config.draws
+        x_1 = x_1.repeat_interleave(draws, dim=0)
+        x_0 = couple(self.config.coupling, state.noise(len(x_1)), x_1)
+        t = stratified_times(len(x_1), state.generator)
+        s = t.view(-1, *[1] * (x_1.ndim - 1))
+        w = weights.repeat_interleave(draws)
+        return Batch(t, (1 - s) * x_0 + s * x_1, x_1 - x_0, w, repeat_condition(condition, draws))
+
+    def _targets(self, state: State, batch: Batch) -> tuple[Tensor, int]:
+        """What the policy regresses to, `(N, *)`, and the model evaluations that it took."""
+        negative = (batch.w < 0).nonzero().flatten()
+        y_t = batch.u_t
+        if len(negative):
+            y_t = y_t.clone()
+            with state.ema.swapped(), torch.no_grad():
+                for rows in negative.split(self.config.micro_batch):
+                    v_old = self._velocity(state, state.components.backbone.policy(), batch, rows)
+                    y_t[rows] = 2 * v_old - batch.u_t[rows]
+        return y_t, len(negative)
+
+    def _losses(self, state: State, batch: Batch, y_t: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Loss, penalty and divergence of some rows, each `(B,)`."""
+        backbone, regularizer = state.components.backbone, state.components.regularizer
+        v = self._velocity(state, backbone.policy(), batch, rows)
+        with torch.no_grad():
+            v_ref = self._velocity(state, backbone.reference(), batch, rows)
+        w = batch.w[rows]
+        penalty = regularizer.penalty(v, v_ref, batch.t[rows], batch.x_t[rows], w)
+        return {
+            "loss": w.abs() * _mean_square(v - y_t[rows]) + regularizer.alpha * penalty,
+            "penalty": penalty,
+            "velocity_divergence": _mean_square(v.detach() - v_ref),
+        }
+
+    def _velocity(self, state: State, field: Any, batch: Batch, rows: Tensor) -> Tensor:
+        with state.autocast():
+            return field.velocity(batch.t[rows], batch.x_t[rows], select(batch.condition, rows)).float()
+
+
+def stratified_times(count: int, generator: torch.Generator) -> Tensor:
+    """Times in [0, 1), `(count,)`: one uniform draw in each of `count` equal intervals, in random order."""
+    device = generator.device
+    order = torch.randperm(count, generator=generator, device=device)
+    return (order + torch.rand(count, generator=generator, device=device)) / count
+
+
+def learning_rate(config: Any, step: int) -> float:
+    """Linear warm-up times cosine decay, by the number of the update.
+
+    Args:
+        config: With `lr`, `warmup`, `decay`, `rounds` and `updates`.
+        step: Updates done.
+    """
+    progress = step / (config.rounds * config.updates)
+    cosine = config.decay + (1 - config.decay) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return float(config.lr * cosine * min(1.0, (step + 1) / (config.warmup + 1)))
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    """Mean square over all but the first dimension, `(B,)`."""
+    return x.flatten(1).square().mean(1)
+
+
+def _moments(name: str, values: Tensor) -> dict[str, float]:
+    if not len(values):
+        return {f"{name}_mean": 0.0, f"{name}_std": 0.0}
+    return {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std(correction=0))}

@@ -1,0 +1,155 @@
+"""What a plugin's light module imports: hook marker, frozen specs and the API number. No torch in here.
+
+A plugin is a distribution with an entry point in one of the groups in `GROUPS`. The entry point's name is what the
+user types; its value is a light module with one hook implementation that returns specs:
+
+    @hookimpl
+    def orwcfm_rewards():
+        return [RewardSpec(name="brightness", summary="Mean of all pixels.", config=Config, factory="my.reward:Reward")]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "API",
+    "GROUPS",
+    "BackboneSpec",
+    "ComponentConfig",
+    "RegularizerSpec",
+    "RewardSpec",
+    "Spec",
+    "Suggestions",
+    "TrainerSpec",
+    "hookimpl",
+    "hookspec",
+]
+
+API = 1
+"""Number of the contract between core and plugins; the registry accepts this one and the one before."""
+
+GROUPS = {
+    "reward": "orwcfm.rewards",
+    "backbone": "orwcfm.backbones",
+    "regularizer": "orwcfm.regularizers",
+    "trainer": "orwcfm.trainers",
+}
+"""Entry-point group of each kind of component."""
+
+hookspec = pluggy.HookspecMarker("orwcfm")
+hookimpl = pluggy.HookimplMarker("orwcfm")
+
+
+class ComponentConfig(BaseModel):
+    """Base of every component's options: unknown names are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """What a backbone proposes where the user said nothing.
+
+    Args:
+        prompts: Prompts of a run that names none.
+        heldout: Name of the reward that judges a run without training on it.
+        rewards: Options by reward name, used where the user set none.
+    """
+
+    prompts: tuple[str, ...] = ()
+    heldout: str | None = None
+    rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What every plugin says of a component before it is built.
+
+    Args:
+        name: Name on the command line, equal to the entry point's.
+        summary: One line.
+        config: Pydantic model of the options, every field described.
+        factory: `"module:Class"`; imported, and called with the config, when the component is built.
+        references: Papers or pages it is built from.
+        api: Number of the contract it was written for.
+    """
+
+    name: str
+    summary: str
+    config: type[ComponentConfig]
+    factory: str
+    references: Sequence[str] = ()
+    api: int = API
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSpec(Spec):
+    """A reward.
+
+    Args:
+        accepts: `images` in [0, 1], or `points`: the backbone's samples as they are.
+        value_range: Smallest and largest score, None where unbounded.
+        deterministic: The same images always score the same.
+        differentiable: Gradients reach the images.
+    """
+
+    accepts: str = "images"
+    value_range: tuple[float | None, float | None] = (None, None)
+    deterministic: bool = True
+    differentiable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec(Spec):
+    """A generative model to fine-tune.
+
+    Args:
+        produces: `images` or `points`.
+        conditional: Called with the config; says whether prompts condition the model. Independently of this,
+            prompts always reach the reward.
+        suggest: Called with the config and the user's prompts; must stay light (no torch).
+    """
+
+    produces: str = "images"
+    conditional: Callable[[Any], bool] = lambda config: False
+    suggest: Callable[[Any, tuple[str, ...]], Suggestions] = lambda config, prompts: Suggestions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizerSpec(Spec):
+    """A penalty that keeps the policy near the reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSpec(Spec):
+    """A training method; its config extends `orwcfm_core.config.TrainConfig`."""
+
+
+class Hooks:
+    """The hooks, one per kind; each returns a list of specs."""
+
+    @hookspec
+    def orwcfm_rewards(self) -> list[RewardSpec]:
+        """Rewards that this plugin offers."""
+        raise NotImplementedError
+
+    @hookspec
+    def orwcfm_backbones(self) -> list[BackboneSpec]:
+        """Backbones that this plugin offers."""
+        raise NotImplementedError
+
+    @hookspec
+    def orwcfm_regularizers(self) -> list[RegularizerSpec]:
+        """Regularizers that this plugin offers."""
+        raise NotImplementedError
+
+    @hookspec
+    def orwcfm_trainers(self) -> list[TrainerSpec]:
+        """Trainers that this plugin offers."""
+        raise NotImplementedError

@@ -1,0 +1,179 @@
+"""Solvers of the probability-flow ODE `dx/dt = v(t, x)` from noise (t=0) to data (t=1)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orwcfm_core.backbone import Condition, VelocityField
+from orwcfm_core.config import AdaptiveConfig, SamplerConfig
+
+__all__ = ["Dopri5", "Euler", "FixedStep", "Heun", "Midpoint", "RungeKutta4", "Sample", "Sampler", "build_sampler"]
+
+
+class Sample(NamedTuple):
+    """What a sampler returns: samples `x_1`, `(B, *)`, and model evaluations per sample, `nfe`."""
+
+    x_1: Tensor
+    nfe: int
+
+
+class Sampler(ABC):
+    """Carries noise to data along a velocity field."""
+
+    @abstractmethod
+    def sample(self, field: VelocityField, noise: Tensor, condition: Condition) -> Sample:
+        """Integrate from t=0 to t=1.
+
+        Args:
+            field: Policy or reference.
+            noise: Standard normal, `(B, *)`.
+            condition: From `Backbone.encode`, for B samples.
+        """
+
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+class FixedStep(Sampler):
+    """Equal steps `h = 1 / steps`; a subclass states one step.
+
+    Args:
+        steps: Number of steps, at least 1.
+    """
+
+    stages: int
+    """Model evaluations per step."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    @abstractmethod
+    def step(self, v: Velocity, t: Tensor, x: Tensor, h: float) -> Tensor:
+        """Carry `x` from `t` to `t + h`."""
+
+    @torch.no_grad()
+    def sample(self, field: VelocityField, noise: Tensor, condition: Condition) -> Sample:
+        """Integrate from t=0 to t=1 in equal steps."""
+
+        def v(t: Tensor, x: Tensor) -> Tensor:
+            return field.velocity(t, x, condition)
+
+        x = noise
+        for i in range(self.steps):
+            t = torch.tensor(i / self.steps, dtype=noise.dtype, device=noise.device)
+            x = self.step(v, t, x, 1 / self.steps)
+        return Sample(x, self.stages * self.steps)
+
+
+class Euler(FixedStep):
+    """First order: `x + h v(t, x)`."""
+
+    stages = 1
+
+    def step(self, v: Velocity, t: Tensor, x: Tensor, h: float) -> Tensor:
+        return x + h * v(t, x)
+
+
+class Midpoint(FixedStep):
+    """Second order: `x + h v(t + h/2, x + h/2 v(t, x))`."""
+
+    stages = 2
+
+    def step(self, v: Velocity, t: Tensor, x: Tensor, h: float) -> Tensor:
+        return x + h * v(t + h / 2, x + h / 2 * v(t, x))
+
+
+class Heun(FixedStep):
+    """Second order: `x + h/2 (k1 + k2)` with `k1 = v(t, x)`, `k2 = v(t + h, x + h k1)`."""
+
+    stages = 2
+
+    def step(self, v: Velocity, t: Tensor, x: Tensor, h: float) -> Tensor:
+        k1 = v(t, x)
+        k2 = v(t + h, x + h * k1)
+        return x + h / 2 * (k1 + k2)
+
+
+class RungeKutta4(FixedStep):
+    """Fourth order: `x + h/6 (k1 + 2 k2 + 2 k3 + k4)`, the classical Runge-Kutta method."""
+
+    stages = 4
+
+    def step(self, v: Velocity, t: Tensor, x: Tensor, h: float) -> Tensor:
+        k1 = v(t, x)
+        k2 = v(t + h / 2, x + h / 2 * k1)
+        k3 = v(t + h / 2, x + h / 2 * k2)
+        k4 = v(t + h, x + h * k3)
+        return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+class Dopri5(Sampler):
+    """Adaptive fifth order with an embedded fourth-order error estimate; the whole batch takes the same steps.
+
+    A step of size h is accepted where the root mean square of `error / (atol + rtol |x|)` is at most 1; the next h is
+    `0.9 h error^(-1/5)`, within a factor of 5. The last stage of an accepted step is the first of the next.
+
+    References:
+        A family of embedded Runge-Kutta formulae (Dormand and Prince, 1980)
+        Solving Ordinary Differential Equations I, II.4 (Hairer, Norsett and Wanner, 1993)
+
+    Args:
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+    """
+
+    _a = (
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    )
+    _c = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+    _error = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+    def __init__(self, rtol: float, atol: float) -> None:
+        self.rtol = rtol
+        self.atol = atol
+
+    @torch.no_grad()
+    def sample(self, field: VelocityField, noise: Tensor, condition: Condition) -> Sample:
+        """Integrate from t=0 to t=1 with as many steps as the tolerances ask for."""
+
+        def v(t: float, x: Tensor) -> Tensor:
+            return field.velocity(torch.tensor(t, dtype=noise.dtype, device=noise.device), x, condition)
+
+        x, t, h = noise, 0.0, 0.1
+        k1, nfe = v(t, x), 1
+        while t < 1.0:
+            h = min(h, 1.0 - t)
+            k = [k1]
+            for c, row in zip(self._c, self._a, strict=True):
+                x_next = x + h * sum(a * k_i for a, k_i in zip(row, k, strict=True))
+                k.append(v(t + c * h, x_next))
+            nfe += len(self._c)
+            error = h * sum(e * k_i for e, k_i in zip(self._error, k, strict=True))
+            tolerance = self.atol + self.rtol * torch.maximum(x.abs(), x_next.abs())
+            ratio = float((error / tolerance).square().mean().sqrt())
+            if ratio <= 1.0:
+                # The sum of many h misses 1 by rounding; the last step lands on it.
+                t = 1.0 if h == 1.0 - t else t + h
+                x, k1 = x_next, k[-1]
+            h *= min(5.0, max(0.2, 0.9 * max(ratio, 1e-10) ** -0.2))
+        return Sample(x, nfe)
+
+
+_FIXED: dict[str, type[FixedStep]] = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RungeKutta4}
+
+
+def build_sampler(config: SamplerConfig | AdaptiveConfig) -> Sampler:
+    """The sampler that a configuration describes."""
+    if isinstance(config, AdaptiveConfig):
+        return Dopri5(config.rtol, config.atol)
+    return _FIXED[config.name](config.steps)

@@ -1,0 +1,165 @@
+"""What a training method works on, and the interface of one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orwcfm_core.backbone import Backbone, Condition
+from orwcfm_core.config import TrainConfig
+from orwcfm_core.ema import EMA
+from orwcfm_core.regularizer import Regularizer
+from orwcfm_core.reward import Reward
+from orwcfm_core.sampler import Sampler
+from orwcfm_core.weighting import Weighting
+
+__all__ = ["Components", "State", "Trainer", "choose_precision"]
+
+
+@dataclass
+class Components:
+    """The parts that a training method combines.
+
+    Args:
+        backbone: Policy, reference and the way to pictures.
+        reward: Trained on.
+        regularizer: Keeps the policy near the reference.
+        weighting: Scores to weights.
+        sampler: Noise to samples.
+        prompts: At least one; an unconditional backbone has exactly one.
+        reward_name: For messages.
+        reward_accepts: `images` or `points`.
+        heldout: Judges that are not trained on, by name.
+        feature_space: Reward whose features measure diversity; None measures it in pixels.
+    """
+
+    backbone: Backbone
+    reward: Reward
+    regularizer: Regularizer
+    weighting: Weighting
+    sampler: Sampler
+    prompts: Sequence[str] = ("",)
+    reward_name: str = "reward"
+    reward_accepts: str = "images"
+    heldout: Mapping[str, Reward] = field(default_factory=dict)
+    feature_space: Reward | None = None
+
+    def scored(self, x_1: Tensor) -> Tensor:
+        """What the reward is shown: images, or the samples themselves."""
+        return x_1 if self.reward_accepts == "points" else self.backbone.to_images(x_1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What diversity is measured in, `(B, D)`: the chosen reward's features, else pixels."""
+        with torch.no_grad():
+            found = self.feature_space.features(images) if self.feature_space else None
+        return images.flatten(1) if found is None else found
+
+
+@dataclass
+class State:
+    """Everything that changes during a run.
+
+    Args:
+        components: What is trained.
+        optimizer: Over the policy's parameters.
+        ema: The sampling policy.
+        generator: Source of all random numbers.
+        device: Where tensors live.
+        precision: `fp32` or `bf16`.
+        round: Rounds done.
+    """
+
+    components: Components
+    optimizer: torch.optim.Optimizer
+    ema: EMA
+    generator: torch.Generator
+    device: torch.device
+    precision: str
+    round: int = 0
+
+    def autocast(self) -> torch.autocast:
+        """Compute in the run's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def noise(self, count: int) -> Tensor:
+        """Standard normal noise for `count` samples, `(count, *)`."""
+        shape = (count, *self.components.backbone.sample_shape)
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def sample(self, noise: Tensor, prompts: Sequence[str], micro_batch: int) -> tuple[Tensor, int]:
+        """Sample from the sampling policy.
+
+        Args:
+            noise: `(B, *)`.
+            prompts: B strings.
+            micro_batch: Samples in memory at once.
+
+        Returns:
+            Samples, `(B, *)`, and model evaluations in total.
+        """
+        parts, nfe = [], 0
+        with self.ema.swapped(), self.autocast():
+            for start in range(0, len(noise), micro_batch):
+                part = noise[start : start + micro_batch]
+                condition = self.components.backbone.encode(prompts[start : start + micro_batch])
+                sample = self.components.sampler.sample(self.components.backbone.policy(), part, condition)
+                parts.append(sample.x_1.float())
+                nfe += sample.nfe * len(part)
+        return torch.cat(parts), nfe
+
+
+class Trainer(ABC):
+    """A training method.
+
+    Args:
+        config: Options of section `train`.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def start(self, components: Components, ema_decay: float, device: torch.device) -> State:
+        """Move everything to the device and prepare the state before the first round.
+
+        Args:
+            components: What is trained.
+            ema_decay: Decay per round of the sampling policy, in [0, 1).
+            device: Where to train.
+        """
+        components.backbone.to(device)
+        for reward in (components.reward, *components.heldout.values()):
+            reward.to(device)
+        parameters = list(components.backbone.policy().parameters().values())
+        return State(
+            components=components,
+            optimizer=torch.optim.AdamW(parameters, lr=self.config.lr, betas=(0.9, 0.99), weight_decay=0.0),
+            ema=EMA(parameters, ema_decay),
+            generator=torch.Generator(device).manual_seed(self.config.seed),
+            device=device,
+            precision=choose_precision(self.config.precision, device),
+        )
+
+    @abstractmethod
+    def round(self, state: State) -> dict[str, Any]:
+        """Do one round, advance `state.round`, and return its metrics (docs/metrics.md)."""
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """`auto` becomes bf16 where the device computes in it natively, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
+def repeat_condition(condition: Condition, draws: int) -> Condition:
+    """Each row `draws` times in a row."""
+    return {name: value.repeat_interleave(draws, dim=0) for name, value in condition.items()}

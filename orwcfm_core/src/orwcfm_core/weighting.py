@@ -1,0 +1,162 @@
+"""From scores to the weights of the regression."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from orwcfm_core.config import AdvantageConfig, ExpConfig, SoftmaxConfig, TopKConfig, WeightingConfig
+
+__all__ = ["Advantage", "Exp", "Softmax", "TopK", "Weighting", "build_weighting"]
+
+
+class Weighting(ABC):
+    """Turns scores into weights; non-negative weights have mean 1 over the valid samples."""
+
+    @abstractmethod
+    def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        """Weigh a round's samples.
+
+        Args:
+            scores: One per sample, `(B,)`, finite.
+            valid: Which samples were scored, `(B,)` booleans.
+            groups: Number of each sample's prompt, `(B,)` integers.
+
+        Returns:
+            Weights, `(B,)`, 0 where invalid.
+        """
+
+    def state(self) -> dict[str, float]:
+        """What must survive a resume."""
+        return {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Take back what `state` returned."""
+        return
+
+
+class Exp(Weighting):
+    """The paper's weights, self-normalised over the batch: `w = n exp(tau r) / sum exp(tau r)`.
+
+    References:
+        Online Reward-Weighted Fine-Tuning of Flow Matching with Wasserstein Regularization (Fan et al., 2025),
+        arXiv:2502.06061
+
+    Args:
+        tau: Inverse temperature, in units of 1 / score, at least 0.
+    """
+
+    def __init__(self, tau: float) -> None:
+        self.tau = tau
+
+    def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        return _normalised_exp(self.tau * scores, valid)
+
+
+class Softmax(Weighting):
+    """Exponential weights of standardised scores, per prompt: `w = n softmax(tau (r - mean) / std)`.
+
+    The scale of the reward does not matter, and every prompt has the same total weight per sample.
+
+    Args:
+        tau: Inverse temperature in units of 1 / standard deviation, at least 0.
+    """
+
+    def __init__(self, tau: float) -> None:
+        self.tau = tau
+
+    def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        w = torch.zeros_like(scores)
+        for group in groups.unique():
+            rows = valid & (groups == group)
+            if rows.any():
+                r = scores[rows]
+                z = (r - r.mean()) / r.std(correction=0).clamp_min(1e-6)
+                w[rows] = _normalised_exp(self.tau * z, torch.ones_like(rows[rows]))
+        return w
+
+
+class TopK(Weighting):
+    """Equal weights for the best fraction of each prompt's samples, none for the others.
+
+    References:
+        RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment (Dong et al., 2023), arXiv:2304.06767
+
+    Args:
+        fraction: Share of the samples that are kept, in (0, 1]; at least one per prompt.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction = fraction
+
+    def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        w = torch.zeros_like(scores)
+        for group in groups.unique():
+            rows = (valid & (groups == group)).nonzero().flatten()
+            if len(rows):
+                k = max(1, round(self.fraction * len(rows)))
+                w[rows[scores[rows].topk(k).indices]] = len(rows) / k
+        return w
+
+
+class Advantage(Weighting):
+    """Signed weights, centred per prompt and clipped: `w = tau clip((r - mean) / scale, -clip, clip)`.
+
+    The scale is the largest standard deviation within prompts of any round so far. At first the policy is the
+    reference, so scores are measured in units of their spread under the reference; and as the policy converges and
+    the spread shrinks, the weights shrink with it, instead of blowing up differences that no longer matter.
+
+    References:
+        Advantage Weighted Matching (Xue et al., 2025), arXiv:2509.25050
+        DiffusionNFT: Online Diffusion Reinforcement with Forward Process (Zheng et al., 2025), arXiv:2509.16117
+
+    Args:
+        tau: Strength; the regression pulls towards the reference with alpha / tau.
+        clip: Largest absolute advantage before tau.
+    """
+
+    def __init__(self, tau: float, clip: float) -> None:
+        self.tau = tau
+        self.clip = clip
+        self.scale = 0.0
+
+    def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        centred = torch.zeros_like(scores)
+        for group in groups.unique():
+            rows = valid & (groups == group)
+            if rows.any():
+                centred[rows] = scores[rows] - scores[rows].mean()
+        spread = float((centred.square().sum() / valid.sum().clamp_min(1)).sqrt())
+        self.scale = max(self.scale, spread)
+        if self.scale == 0.0:
+            return centred
+        return self.tau * (centred / self.scale).clamp(-self.clip, self.clip)
+
+    def state(self) -> dict[str, float]:
+        return {"scale": self.scale}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        self.scale = state["scale"]
+
+
+def _normalised_exp(logits: Tensor, valid: Tensor) -> Tensor:
+    """`n softmax(logits)` over the n valid entries, 0 elsewhere; never overflows."""
+    if not valid.any():
+        return torch.zeros_like(logits)
+    return logits.masked_fill(~valid, -torch.inf).softmax(0) * valid.sum()
+
+
+def build_weighting(config: WeightingConfig) -> Weighting:
+    """The weighting that a configuration describes."""
+    match config:
+        case ExpConfig():
+            return Exp(config.tau)
+        case SoftmaxConfig():
+            return Softmax(config.tau)
+        case TopKConfig():
+            return TopK(config.fraction)
+        case AdvantageConfig():
+            return Advantage(config.tau, config.clip)
+    raise TypeError(f"expected a weighting's configuration, got {type(config).__name__}")

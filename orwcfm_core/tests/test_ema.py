@@ -1,0 +1,62 @@
+"""The sampling policy's average."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from orwcfm_core.ema import EMA
+
+
+def test_decay_zero_is_a_copy() -> None:
+    p = torch.nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(0)))
+    ema = EMA([p], 0.0)
+    with torch.no_grad():
+        p.mul_(-2.5)
+    ema.update()
+    torch.testing.assert_close(ema.average[0], p.detach())
+    assert ema.average[0].data_ptr() != p.data_ptr()
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_average_of_a_constant_approaches_it_geometrically(decay: float) -> None:
+    p = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    ema = EMA([p], decay)
+    with torch.no_grad():
+        p.fill_(1.0)
+    for n in range(1, 6):
+        ema.update()
+        torch.testing.assert_close(ema.average[0], torch.full((2,), 1 - decay**n, dtype=torch.float64))
+
+
+def test_swapped_computes_with_the_average_and_restores() -> None:
+    p = torch.nn.Parameter(torch.tensor([1.0]))
+    ema = EMA([p], 0.5)
+    with torch.no_grad():
+        p.fill_(3.0)
+    ema.update()
+    with ema.swapped():
+        assert p.item() == 2.0
+    assert p.item() == 3.0
+    assert ema.average[0].item() == 2.0
+
+
+def test_swapped_restores_after_an_error() -> None:
+    p = torch.nn.Parameter(torch.tensor([1.0]))
+    ema = EMA([p], 0.5)
+    with torch.no_grad():
+        p.fill_(3.0)
+    with pytest.raises(ZeroDivisionError), ema.swapped():
+        raise ZeroDivisionError
+    assert (p.item(), ema.average[0].item()) == (3.0, 1.0)
+
+
+def test_optimizer_still_moves_the_trained_parameters_after_a_swap() -> None:
+    p = torch.nn.Parameter(torch.tensor([1.0]))
+    ema = EMA([p], 0.0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with ema.swapped():
+        pass
+    p.square().sum().backward()
+    optimizer.step()
+    assert p.item() == pytest.approx(0.8)
+    assert ema.average[0].item() == 1.0

@@ -1,0 +1,200 @@
+"""The training method on fields with a few parameters, where the answer is known."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from orwcfm_core.errors import RunError
+from orwcfm_core.orw_cfm import learning_rate, stratified_times
+from orwcfm_core.reward import Scores
+from orwcfm_core.trainer import State
+from orwcfm_core.weighting import Advantage, Exp, Softmax
+from torch import Tensor
+
+
+def parameters(state: State) -> list[Tensor]:
+    return [p.detach().clone() for p in state.ema.parameters]
+
+
+def perturb(state: State, size: float = 0.3) -> None:
+    """Move policy and sampling policy away from the reference."""
+    g = torch.Generator().manual_seed(9)
+    for p, average in zip(state.ema.parameters, state.ema.average, strict=True):
+        p.data.add_(size * torch.randn(p.shape, generator=g))
+        average.copy_(p.data)
+
+
+def train(lab: Any, rounds: int = 2, **options: Any) -> list[Tensor]:
+    trainer, state = lab.start(**options)
+    perturb(state)
+    for _ in range(rounds):
+        trainer.round(state)
+    return parameters(state)
+
+
+@pytest.mark.parametrize("weighting", [Exp(3.0), Softmax(3.0)], ids=["exp", "softmax"])
+def test_constant_reward_is_plain_flow_matching(lab: Any, weighting: Exp | Softmax) -> None:
+    trainer, state = lab.start(lambda x: torch.full((len(x),), 0.1), weighting, updates=3)
+    perturb(state)
+    plain = [p.requires_grad_() for p in parameters(state)]
+    trainer.round(state)
+
+    offset, slope, rate = plain
+    g = torch.Generator().manual_seed(trainer.config.seed)
+    n = trainer.config.samples
+    x_1 = torch.randn(n, 2, generator=g)
+    with torch.no_grad():
+        for i in range(4):
+            x_1 = x_1 + (x_1 @ slope.T + i / 4 * rate + offset) / 4
+    optimizer = torch.optim.AdamW(plain, betas=(0.9, 0.99), weight_decay=0.0)
+    for i in range(3):
+        optimizer.param_groups[0]["lr"] = learning_rate(trainer.config, i)
+        optimizer.zero_grad()
+        x_0 = torch.randn(n, 2, generator=g)
+        t = stratified_times(n, g)[:, None]
+        x_t = (1 - t) * x_0 + t * x_1
+        torch.nn.functional.mse_loss(x_t @ slope.T + t * rate + offset, x_1 - x_0).backward()
+        torch.nn.utils.clip_grad_norm_(plain, trainer.config.clip_norm)
+        optimizer.step()
+    for p, expected in zip(parameters(state), plain, strict=True):
+        torch.testing.assert_close(p, expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 4.0])
+def test_constant_policy_reaches_the_weighted_minimiser(lab: Any, alpha: float) -> None:
+    # For v = theta the loss is least at (E[w u] + alpha v_ref) / (E[w] + alpha), with E[u] = x_1, v_ref = 0, E[w] = 1.
+    options = {"alpha": alpha, "constant": True, "samples": 512, "updates": 300, "rounds": 1, "lr": 0.05, "decay": 0.0}
+    trainer, state = lab.start(weighting=Exp(1.0), **options)
+    trainer.round(state)
+    x_1 = torch.randn(512, 2, generator=torch.Generator().manual_seed(0))
+    w = x_1[:, 0].exp() / x_1[:, 0].exp().mean()
+    expected = (w[:, None] * x_1).mean(0) / (1 + alpha)
+    assert float(expected[0]) > 0.15
+    torch.testing.assert_close(parameters(state)[0], expected, rtol=0, atol=0.03)
+
+
+def test_large_alpha_returns_the_reference(lab: Any) -> None:
+    trainer, state = lab.start(weighting=Exp(2.0), alpha=1e4, updates=200, rounds=2, lr=0.03, decay=0.0, ema=0.5)
+    perturb(state)
+    before = trainer.round(state)["velocity_divergence"]
+    trainer.round(state)
+    t, x = torch.rand(50, generator=state.generator), torch.randn(50, 2, generator=state.generator)
+    v = state.components.backbone.policy().velocity(t, x, {})
+    assert before > 0.05
+    assert float(v.detach().square().mean()) < 1e-4 * before
+
+
+def test_negative_weight_has_the_gradient_of_the_signed_loss(lab: Any) -> None:
+    w = torch.linspace(-1, 1, 64)
+    trainer, state = lab.start(weighting=lambda scores: w, updates=1, clip_norm=1e9)
+    perturb(state)
+    signed = [p.requires_grad_() for p in parameters(state)]
+    trainer.round(state)
+
+    offset, slope, rate = signed
+    g = torch.Generator().manual_seed(trainer.config.seed)
+    x_1 = torch.randn(64, 2, generator=g)
+    with torch.no_grad():
+        for i in range(4):
+            x_1 = x_1 + (x_1 @ slope.T + i / 4 * rate + offset) / 4
+    x_0 = torch.randn(64, 2, generator=g)
+    t = stratified_times(64, g)[:, None]
+    v = ((1 - t) * x_0 + t * x_1) @ slope.T + t * rate + offset
+    (w * (v - (x_1 - x_0)).square().mean(1)).mean().backward()
+    for p, expected in zip(state.ema.parameters, signed, strict=True):
+        torch.testing.assert_close(p.grad, expected.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_negative_weights_alone_stay_bounded(lab: Any) -> None:
+    # y = 2 v_old - u, so a constant policy ends at 2 v_old - E[u]; the signed loss has no minimum at all.
+    options = {"constant": True, "samples": 256, "updates": 600, "rounds": 1, "lr": 0.05, "decay": 0.0}
+    trainer, state = lab.start(weighting=lambda scores: -torch.ones_like(scores), **options)
+    perturb(state)
+    v_old = parameters(state)[0]
+    metrics = trainer.round(state)
+    x_1 = torch.randn(256, 2, generator=torch.Generator().manual_seed(0)) + v_old
+    torch.testing.assert_close(parameters(state)[0], 2 * v_old - x_1.mean(0), rtol=0, atol=0.03)
+    assert 0 <= metrics["loss"] < 3
+
+
+@pytest.mark.parametrize("weighting", [Exp, Advantage])
+@pytest.mark.parametrize("coupling", ["independent", "optimal-transport"])
+@pytest.mark.parametrize("micro_batch", [1, 7, 64])
+def test_micro_batch_never_changes_the_result(lab: Any, weighting: Any, coupling: str, micro_batch: int) -> None:
+    def result(size: int) -> list[Tensor]:
+        fresh = Exp(2.0) if weighting is Exp else Advantage(1.0, 1.0)
+        options = {"coupling": coupling, "alpha": 0.3, "ema": 0.5, "draws": 2, "samples": 20}
+        return train(lab, weighting=fresh, micro_batch=size, **options)
+
+    for p, q in zip(result(micro_batch), result(1000), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_same_seed_gives_the_same_result(lab: Any) -> None:
+    options = {"alpha": 0.1, "ema": 0.5}
+    first, again, other = (train(lab, weighting=Advantage(1.0, 1.0), seed=s, **options) for s in (4, 4, 5))
+    assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_invalid_samples_are_not_learned_from(lab: Any) -> None:
+    def reward(broken: float) -> Any:
+        return lambda x: Scores(torch.where(x[:, 0] > 0, x[:, 1], broken), x[:, 0] > 0)
+
+    first, again = (train(lab, reward=reward(broken), weighting=Exp(1.0)) for broken in (0.0, torch.nan))
+    assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))
+
+
+def test_model_evaluations_and_round_are_counted(lab: Any) -> None:
+    def sign(scores: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(scores)) < 16, -1.0, 1.0)
+
+    trainer, state = lab.start(weighting=sign, samples=64, updates=3, draws=2, steps=4)
+    metrics = trainer.round(state)
+    # Sampling, then policy and reference everywhere, then the old policy where the weight is negative.
+    assert metrics["nfe"] == 64 * 4 + 3 * (2 * 128 + 32)
+    assert metrics["round"] == state.round == 1
+
+
+def test_divergence_is_zero_at_the_start_only(lab: Any) -> None:
+    trainer, state = lab.start(weighting=Exp(1.0), updates=2)
+    assert trainer.round(state)["velocity_divergence"] == 0.0
+    assert trainer.round(state)["velocity_divergence"] > 0.0
+
+
+def test_infinite_gradient_is_an_error(lab: Any) -> None:
+    trainer, state = lab.start(weighting=lambda scores: torch.full_like(scores, torch.inf))
+    with pytest.raises(RunError, match="gradient is not finite"):
+        trainer.round(state)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 1000])
+def test_stratified_times_cover_each_interval_once(count: int) -> None:
+    g = torch.Generator().manual_seed(count)
+    t = stratified_times(count, g)
+    ordered = t.double().sort().values * count
+    # float32 may round a draw up to the end of its interval.
+    offset = ordered - torch.arange(count)
+    assert float(offset.min()) >= -1e-4
+    assert float(offset.max()) <= 1 + 1e-4
+    assert count < 10 or not torch.equal(t, t.sort().values)
+
+
+def test_stratified_times_are_uniform() -> None:
+    g = torch.Generator().manual_seed(0)
+    t = torch.stack([stratified_times(4, g) for _ in range(2000)]).double()
+    assert float((t.mean(0) - 0.5).abs().max()) < 0.03
+    assert float((t.var(0) - 1 / 12).abs().max()) < 0.01
+
+
+def test_learning_rate_warms_up_and_decays(lab: Any) -> None:
+    config = lab.start(rounds=50, updates=4, lr=0.01, warmup=9, decay=0.2)[0].config
+    rates = [learning_rate(config, i) for i in range(201)]
+    assert rates[0] == pytest.approx(0.001)
+    assert rates[200] == pytest.approx(0.002)
+    assert max(rates) <= 0.01
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a > b for a, b in pairwise(rates[10:]))

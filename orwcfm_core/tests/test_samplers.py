@@ -1,0 +1,103 @@
+"""Samplers against fields whose solution is known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from orwcfm_core.backbone import Condition, VelocityField
+from orwcfm_core.config import AdaptiveConfig, FixedStepConfig
+from orwcfm_core.sampler import Dopri5, Sampler, build_sampler
+from torch import Tensor
+
+ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+
+
+class Swing(VelocityField):
+    """`dx/dt = x (cos(2 t) + 1/2)`, so `x(1) = x(0) exp(sin(2)/2 + 1/2)`; counts its evaluations."""
+
+    def __init__(self) -> None:
+        self.evaluations = 0
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        self.evaluations += 1
+        return x * (torch.cos(2 * t) + 0.5)
+
+
+class Pendulum(VelocityField):
+    """`x' = y, y' = -x - t`: not separable; the solution is `x = A cos t + B sin t - t`."""
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        return torch.stack([x[:, 1], -x[:, 0] - t], dim=1)
+
+
+def start() -> Tensor:
+    return torch.randn(5, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def swing(x: Tensor) -> Tensor:
+    return x * math.exp(math.sin(2) / 2 + 0.5)
+
+
+def pendulum(x: Tensor) -> Tensor:
+    a, b = x[:, 0], x[:, 1] + 1
+    cos, sin = math.cos(1), math.sin(1)
+    return torch.stack([a * cos + b * sin - 1, -a * sin + b * cos - 1], dim=1)
+
+
+FIELDS = {"swing": (Swing, swing), "pendulum": (Pendulum, pendulum)}
+
+
+def fixed(name: Any, steps: int) -> Sampler:
+    return build_sampler(FixedStepConfig(name=name, steps=steps))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(("name", "order"), ORDERS.items())
+def test_error_falls_with_the_order_of_the_method(name: str, order: int, field: str) -> None:
+    velocity, solution = FIELDS[field]
+    steps = [16, 32, 64, 128]
+    errors = [
+        float((fixed(name, n).sample(velocity(), start(), {}).x_1 - solution(start())).abs().max()) for n in steps
+    ]
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-order, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("steps", [1, 5])
+def test_model_evaluations_are_counted(name: str, steps: int) -> None:
+    field = Swing()
+    assert fixed(name, steps).sample(field, start(), {}).nfe == field.evaluations
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
+def test_dopri5_meets_its_tolerance(field: str, tolerance: float) -> None:
+    velocity, solution = FIELDS[field]
+    x_1 = build_sampler(AdaptiveConfig(rtol=tolerance, atol=tolerance)).sample(velocity(), start(), {}).x_1
+    assert float((x_1 - solution(start())).abs().max()) < 10 * tolerance
+
+
+def test_dopri5_counts_and_spends_more_for_a_smaller_tolerance() -> None:
+    counts = []
+    for tolerance in (1e-3, 1e-10):
+        field = Swing()
+        assert Dopri5(tolerance, tolerance).sample(field, start(), {}).nfe == field.evaluations
+        counts.append(field.evaluations)
+    assert counts[0] < counts[1] < 400
+
+
+@pytest.mark.parametrize("sampler", [fixed("euler", 1), fixed("rk4", 3), Dopri5(1e-3, 1e-3)], ids=["1", "3", "dopri5"])
+def test_constant_field_is_integrated_exactly_and_keeps_dtype(sampler: Sampler) -> None:
+    class Constant(VelocityField):
+        def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+            return torch.full_like(x, 3.0)
+
+    for dtype in (torch.float32, torch.float64):
+        x_1 = sampler.sample(Constant(), start().to(dtype), {}).x_1
+        assert x_1.dtype == dtype
+        torch.testing.assert_close(x_1, start().to(dtype) + 3)

@@ -1,0 +1,169 @@
+"""Weightings: what theory and bookkeeping ask of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from orwcfm_core.weighting import Advantage, Exp, Softmax, TopK, Weighting
+from torch import Tensor
+
+POSITIVE: dict[str, Callable[[], Weighting]] = {
+    "exp": lambda: Exp(2.0),
+    "softmax": lambda: Softmax(1.5),
+    "top-k": lambda: TopK(0.4),
+}
+ALL = POSITIVE | {"advantage": lambda: Advantage(1.0, 1.0)}
+
+
+def batch(n: int = 24, groups: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    scores = torch.randn(n, generator=g)
+    valid = torch.rand(n, generator=g) > 0.2
+    return torch.where(valid, scores, 0.0), valid, torch.arange(n) % groups
+
+
+def everything(n: int) -> tuple[Tensor, Tensor]:
+    return torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.long)
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_mean_is_one_over_valid_samples(name: str) -> None:
+    scores, valid, groups = batch()
+    w = POSITIVE[name]().weights(scores, valid, groups)
+    assert (w >= 0).all()
+    assert float(w[valid].mean()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["softmax", "top-k"])
+def test_mean_is_one_in_every_group(name: str) -> None:
+    scores, valid, groups = batch()
+    w = POSITIVE[name]().weights(scores, valid, groups)
+    for group in range(3):
+        assert float(w[valid & (groups == group)].mean()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_invalid_samples_have_weight_zero_and_no_influence(name: str) -> None:
+    scores, valid, groups = batch()
+    w = ALL[name]().weights(scores, valid, groups)
+    assert (w[~valid] == 0).all()
+    other = ALL[name]().weights(torch.where(valid, scores, 77.0), valid, groups)
+    assert torch.equal(w, other)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_valid_sample_at_all(name: str) -> None:
+    scores, valid, groups = batch()
+    assert not ALL[name]().weights(scores, torch.zeros_like(valid), groups).any()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_huge_scores_do_not_overflow(name: str) -> None:
+    scores = torch.tensor([1e4, 2e4, -1e4, 0.0])
+    w = ALL[name]().weights(scores, *everything(4))
+    assert w.isfinite().all()
+    assert w[1] == w.max() > 0
+
+
+@pytest.mark.parametrize("name", ["exp", "softmax"])
+@pytest.mark.parametrize("constant", [0.0, 0.1, -3.3, 1e4])
+def test_constant_scores_weigh_one(name: str, constant: float) -> None:
+    w = ALL[name]().weights(torch.full((7,), constant), *everything(7))
+    torch.testing.assert_close(w, torch.ones(7))
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 0.7, 123.456])
+@pytest.mark.parametrize("n", [1, 7, 10, 100])
+def test_constant_scores_give_no_advantage(constant: float, n: int) -> None:
+    # In float32 the mean of seven 0.1 is not 0.1: a rounding error must not be taken for a spread.
+    w = Advantage(1.0, 1.0).weights(torch.full((n,), constant), *everything(n))
+    assert float(w.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("weighting", [Exp(0.0), Softmax(0.0), TopK(1.0)], ids=["exp", "softmax", "top-k"])
+def test_tau_zero_or_all_kept_is_uniform(weighting: Weighting) -> None:
+    scores, valid, groups = batch()
+    torch.testing.assert_close(weighting.weights(scores, valid, groups), valid.float())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_group_of_one(name: str) -> None:
+    w = ALL[name]().weights(torch.tensor([0.3, -0.2, 5.0]), torch.ones(3, dtype=torch.bool), torch.arange(3))
+    assert w.isfinite().all()
+    if name in ("softmax", "top-k"):
+        torch.testing.assert_close(w, torch.ones(3))
+    if name == "advantage":
+        assert not w.any()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weights_move_with_the_batch(name: str) -> None:
+    scores, valid, groups = batch()
+    order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(2))
+    w = ALL[name]().weights(scores, valid, groups)
+    torch.testing.assert_close(ALL[name]().weights(scores[order], valid[order], groups[order]), w[order])
+
+
+def test_exp_has_the_ratios_of_the_paper() -> None:
+    scores = torch.tensor([0.1, 0.9, -0.4], dtype=torch.float64)
+    w = Exp(2.0).weights(scores, *everything(3))
+    for i in range(3):
+        for j in range(3):
+            assert float(w[i] / w[j]) == pytest.approx(math.exp(2 * float(scores[i] - scores[j])))
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1000.0, 5.0), (1e-3, -1.0)])
+@pytest.mark.parametrize("name", ["softmax", "advantage"])
+def test_scale_and_offset_of_the_reward_do_not_matter(name: str, scale: float, shift: float) -> None:
+    scores, valid, groups = batch()
+    a = ALL[name]().weights(scores.double(), valid, groups)
+    b = ALL[name]().weights(scores.double() * scale + shift, valid, groups)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "fraction", "kept"),
+    [([1.0] * 8, 0.25, 2), ([3.0, 2, 2, 2, 1, 0], 0.5, 3), ([1.0, 2.0, 3.0], 0.01, 1), ([5.0], 0.25, 1)],
+)
+def test_top_k_keeps_its_count_even_with_ties(scores: list[float], fraction: float, kept: int) -> None:
+    r = torch.tensor(scores)
+    w = TopK(fraction).weights(r, *everything(len(r)))
+    assert int((w > 0).sum()) == kept
+    assert float(w.mean()) == pytest.approx(1)
+    assert float(r[w > 0].min()) >= float(r.sort(descending=True).values[kept - 1])
+
+
+def test_advantage_is_centred_per_prompt() -> None:
+    scores, valid, groups = batch()
+    scores = scores + 10.0 * groups
+    w = Advantage(1.0, 100.0).weights(torch.where(valid, scores, 0.0), valid, groups)
+    for group in range(3):
+        assert float(w[groups == group].sum()) == pytest.approx(0, abs=1e-4)
+    assert float(w[valid].square().mean()) == pytest.approx(1, abs=1e-4)
+
+
+def test_advantage_is_clipped_and_scaled() -> None:
+    w = Advantage(0.5, 1.0).weights(torch.tensor([0.0] * 9 + [10.0]), *everything(10))
+    assert float(w.max()) == pytest.approx(0.5)
+    assert float(w.min()) >= -0.5
+
+
+def test_advantage_shrinks_with_the_spread_and_its_scale_survives_a_resume() -> None:
+    scores, valid, groups = batch()
+    first = Advantage(1.0, 100.0)
+    w = first.weights(scores, valid, groups)
+    resumed = Advantage(1.0, 100.0)
+    resumed.load_state(first.state())
+    for weighting in (first, resumed):
+        torch.testing.assert_close(weighting.weights(scores / 10, valid, groups), w / 10)
+    assert first.state() == resumed.state()
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_others_have_no_state(name: str) -> None:
+    weighting = POSITIVE[name]()
+    weighting.weights(*batch())
+    assert weighting.state() == {}

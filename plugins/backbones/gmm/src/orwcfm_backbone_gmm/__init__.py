@@ -1,0 +1,1 @@
+"""A Gaussian mixture with its exact velocity field: the laboratory for theory."""

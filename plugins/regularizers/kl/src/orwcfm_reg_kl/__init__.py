@@ -1,0 +1,1 @@
+"""Path-space KL regularizer for orwcfm."""

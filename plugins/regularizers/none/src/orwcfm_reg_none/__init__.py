@@ -1,0 +1,1 @@
+"""No regularizer for orwcfm: the reference does not hold the policy."""

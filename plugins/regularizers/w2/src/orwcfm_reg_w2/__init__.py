@@ -1,0 +1,1 @@
+"""Wasserstein (W2) regularizer for orwcfm: mean squared velocity difference."""

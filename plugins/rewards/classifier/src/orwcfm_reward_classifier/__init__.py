@@ -1,0 +1,1 @@
+"""Class-probability reward for orwcfm, with small classifiers of Fashion-MNIST and MNIST."""

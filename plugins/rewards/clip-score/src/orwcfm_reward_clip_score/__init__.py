@@ -1,0 +1,1 @@
+"""CLIP score reward for orwcfm: how well an image fits its prompt."""

@@ -1,0 +1,92 @@
+"""How well an image fits its prompt, by the embeddings of a CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from orwcfm_core.errors import UserError
+from orwcfm_core.reward import Reward, Scores
+from torch import Tensor
+
+from orwcfm_reward_clip_score.loading import load
+from orwcfm_reward_clip_score.normalisation import prepare
+from orwcfm_reward_clip_score.plugin import Config
+
+__all__ = ["ClipScore"]
+
+
+class ClipScore(Reward):
+    """Agreement of image x and caption c, with embeddings f and g of unit length.
+
+    For a CLIP, the cosine similarity, in [-1, 1]:
+
+        r(x, c) = f(x) . g(c)
+
+    For a model that was trained with the sigmoid loss, as SigLIP is, and so has a logit bias b and scale s, the
+    probability that the caption is true of the image, in [0, 1]:
+
+        r(x, c) = sigmoid(exp(s) f(x) . g(c) + b)
+
+    Gradients reach the images.
+
+    Args:
+        config: Options.
+
+    Raises:
+        UserError: There is no such model, or its weights cannot be had.
+
+    References:
+        Learning Transferable Visual Models From Natural Language Supervision (CLIP; Radford et al., 2021),
+        https://arxiv.org/abs/2103.00020
+        CLIPScore: A Reference-free Evaluation Metric for Image Captioning (Hessel et al., 2021), which multiplies the
+        cosine by 2.5 and clips it at 0, https://arxiv.org/abs/2104.08718
+        Sigmoid Loss for Language Image Pre-Training (SigLIP; Zhai et al., 2023), https://arxiv.org/abs/2303.15343
+    """
+
+    batch = 256
+    """Images that are embedded at once."""
+
+    def __init__(self, config: Config) -> None:
+        self.name, self.model, self.tokenizer = load(config.model, config.pretrained)
+        self.calibrated = self.model.logit_bias is not None
+        self._texts: dict[str, Tensor] = {}
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
+        cos = (self.features(images) * self.embed(prompts)).sum(dim=1)
+        if self.calibrated:
+            return Scores(torch.sigmoid(self.model.logit_scale.exp() * cos + self.model.logit_bias))
+        return Scores(cos)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Embeddings of images, of unit length, `(B, D)`."""
+        parts = (images[start : start + self.batch] for start in range(0, len(images), self.batch))
+        config = self.model.visual.preprocess_cfg
+        return torch.cat([self.model.encode_image(prepare(part, config), normalize=True) for part in parts])
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings of prompts, of unit length, `(B, D)`; each prompt is encoded once.
+
+        Raises:
+            UserError: A prompt is empty.
+        """
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+        if any(not prompt.strip() for prompt in new):
+            raise UserError("the prompt is empty, and an image cannot be compared with nothing: set reward.prompt")
+        if new:
+            device = next(self.model.parameters()).device
+            with torch.no_grad():
+                for part in (new[i : i + self.batch] for i in range(0, len(new), self.batch)):
+                    encoded = self.model.encode_text(self.tokenizer(part).to(device), normalize=True)
+                    self._texts.update(zip(part, encoded, strict=True))
+        return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def to(self, device: torch.device) -> Self:
+        self.model.to(device)
+        self._texts = {prompt: embedding.to(device) for prompt, embedding in self._texts.items()}
+        return self
+
+    def describe(self) -> str:
+        measure = "calibrated probability of the caption" if self.calibrated else "cosine similarity with the caption"
+        return f"{measure} by {self.name}"

@@ -1,0 +1,1 @@
+"""JPEG compressibility and incompressibility rewards for orwcfm."""

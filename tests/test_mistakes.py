@@ -1,0 +1,99 @@
+"""Every mistake ends in one clear line and the right exit code, and loses nothing."""
+
+import pytest
+from conftest import SMALL
+
+GMM = ("run", "--backbone", "gmm", "--reward", "component")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("run", "--reward", "clip-scor"), "did you mean 'clip-score'"),
+        (("run", "--backbone", "nothing"), "unknown backbone 'nothing', installed: gmm, unet"),
+        (("run", "--reg", "w3"), "did you mean 'w2'"),
+        (("run", "--weighting", "expp"), "did you mean 'exp'"),
+        (("run", "--sampler", "rk5"), "did you mean 'rk4'"),
+        (("run", "--set", "reward.promt=x"), "reward.promt: unknown option of 'clip-score', did you mean 'prompt'?"),
+        (("run", "--set", "train.round=3"), "train.round: unknown option of 'orw-cfm', did you mean 'rounds'?"),
+        (("run", "--set", "trian.rounds=3"), "trian: unknown section, did you mean 'train'?"),
+        (("run", "--set", "rounds=3"), "expected SECTION.OPTION=VALUE"),
+        (("run", "--set", "reward.prompt=[1"), "must be JSON"),
+        (("run", "--alpha", "-1"), "reg.alpha: input should be greater than or equal to 0, got '-1'"),
+        (("run", "--alpha", "a lot"), "reg.alpha: input should be a valid number"),
+        (("run", "--alpha", "nan"), "reg.alpha"),
+        (("run", "--alpha", "0.1", "--reg", "none"), "reg.alpha: unknown option of 'none'"),
+        (("run", "--tau", "1", "--weighting", "top-k"), "weighting.tau: unknown option of 'top-k'"),
+        (("run", "--set", "train.samples=10", "--set", "train.group=4"), "train.group: 10 samples"),
+        (("run", "--prompt", "a bag", "--prompt", "a coat"), "is unconditional here"),
+        (("run", "--device", "quantum"), "train.device: 'quantum' cannot be used here"),
+        (("run", "--set", "backbone.weights=gone.safetensors"), "backbone.weights: expected fashion, mnist or the path"),
+        (("run", "--config", "gone.toml"), "cannot read configuration gone.toml"),
+        (("run", "--nonsense"), "No such option"),
+        (("resume", "gone"), "gone is not a run folder"),
+        (("sample", "gone"), "gone is not a run folder"),
+        (("report", "gone"), "gone is not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(orwcfm, tmp_path, args, said):
+    before = sorted(tmp_path.iterdir())
+    done = orwcfm(*args, code=2)
+    assert said.lower() in done.stderr.lower()
+    errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
+    assert len(errors) == 1
+    assert done.stdout == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_all_mistakes_come_at_once(orwcfm):
+    stderr = orwcfm("run", "--alpha", "-1", "--set", "train.rounds=0", "--reward", "nope", code=2).stderr
+    assert [part in stderr for part in ("reg.alpha", "train.rounds", "unknown reward 'nope'")] == [True] * 3
+
+
+def test_a_run_folder_is_never_overwritten(orwcfm, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    assert "exists already" in orwcfm(*GMM, "--out", "run", code=2).stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_files_that_are_not_weights_are_refused(orwcfm, tmp_path):
+    (tmp_path / "evil.safetensors").write_bytes(b"\x80\x04cos\nsystem\n")
+    assert "not a file of this U-Net" in orwcfm("run", "--set", "backbone.weights=evil.safetensors", code=2).stderr
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(orwcfm, tmp_path):
+    orwcfm(*GMM, "--rounds", 4, "--set", "train.checkpoint_every=2", "--out", "run")
+    newest = tmp_path / "run" / "checkpoints" / "round_0004" / "policy.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-8])
+    assert "from round 2" in orwcfm("resume", "run").stderr
+    for file in (tmp_path / "run" / "checkpoints").glob("*/policy.safetensors"):
+        file.write_bytes(b"no checkpoint")
+    assert "no intact checkpoint" in orwcfm("resume", "run", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("bad-shape", "return Scores(torch.zeros(3, 2))", "returned shape (3, 2), expected one score per image"),
+        ("bad-nan", "return Scores(images.flatten(1).mean(1) * float('nan'))", "returned NaN or infinity for 16 of 16"),
+        ("bad-type", "return [1.0] * len(images)", "returned a list"),
+        ("bad-luck", "raise ValueError('no\\nluck')", "ValueError: no luck"),
+        ("bad-exit", "import sys; sys.exit(3)", "SystemExit: 3"),
+    ],
+)
+def test_a_reward_that_misbehaves_ends_the_run_with_its_name(orwcfm, plugin, tmp_path, name, body, said):
+    done = orwcfm("run", "--reward", name, "--set", "heldout.name=none", *SMALL, code=1, **plugin(name, body))
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert f"reward '{name}'" in errors[0]
+    assert said.replace("16 of 16", "") in errors[0]
+
+
+def test_a_broken_plugin_harms_no_other(orwcfm, plugin, tmp_path):
+    env = plugin("broken", "pass")
+    (tmp_path / "site-broken" / "broken_plugin.py").write_text("import sys; sys.exit('gone')")
+    listed = orwcfm("plugins", "list", **env).stdout
+    assert "broken: reward 'broken' of broken 1.0: SystemExit: gone" in listed
+    assert "clip-score" in listed
+    assert "SystemExit: gone" in orwcfm("run", "--reward", "broken", code=2, **env).stderr
