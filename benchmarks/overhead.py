@@ -15,7 +15,6 @@ import time
 
 import torch
 from orwcfm_cli.assemble import assemble
-
 from orwcfm_core.config import resolve
 from orwcfm_core.registry import Registry
 from orwcfm_core.trainer import State

@@ -27,7 +27,10 @@ GMM = ("run", "--backbone", "gmm", "--reward", "component")
         (("run", "--set", "train.samples=10", "--set", "train.group=4"), "train.group: 10 samples"),
         (("run", "--prompt", "a bag", "--prompt", "a coat"), "is unconditional here"),
         (("run", "--device", "quantum"), "train.device: 'quantum' cannot be used here"),
-        (("run", "--set", "backbone.weights=gone.safetensors"), "backbone.weights: expected fashion, mnist or the path"),
+        (
+            ("run", "--set", "backbone.weights=gone.safetensors"),
+            "backbone.weights: expected fashion, mnist or the path",
+        ),
         (("run", "--config", "gone.toml"), "cannot read configuration gone.toml"),
         (("run", "--nonsense"), "No such option"),
         (("resume", "gone"), "gone is not a run folder"),

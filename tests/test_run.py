@@ -43,9 +43,7 @@ def without_times(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 def checkpoint(run: Path) -> dict[str, torch.Tensor]:
     newest = sorted((run / "checkpoints").glob("round_*"))[-1]
     return {
-        f"{path.name}:{name}": value
-        for path in newest.glob("*.safetensors")
-        for name, value in load_file(path).items()
+        f"{path.name}:{name}": value for path in newest.glob("*.safetensors") for name, value in load_file(path).items()
     }
 
 

@@ -132,7 +132,7 @@ class Lab:
             regularizer=SquaredDistance(alpha),
             weighting=weighting if isinstance(weighting, Weighting) else FunctionWeighting(weighting),
             sampler=Euler(steps),
-            reward_accepts="points",
+            points=("reward",),
         )
         return trainer, trainer.start(parts, ema, torch.device("cpu"))
 

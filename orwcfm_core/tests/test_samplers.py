@@ -10,6 +10,7 @@ import pytest
 import torch
 from orwcfm_core.backbone import Condition, VelocityField
 from orwcfm_core.config import AdaptiveConfig, FixedStepConfig
+from orwcfm_core.errors import RunError
 from orwcfm_core.sampler import Dopri5, Sampler, build_sampler
 from torch import Tensor
 
@@ -101,3 +102,13 @@ def test_constant_field_is_integrated_exactly_and_keeps_dtype(sampler: Sampler) 
         x_1 = sampler.sample(Constant(), start().to(dtype), {}).x_1
         assert x_1.dtype == dtype
         torch.testing.assert_close(x_1, start().to(dtype) + 3)
+
+
+def test_dopri5_gives_up_on_a_field_that_is_not_finite() -> None:
+    class Broken(Swing):
+        def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+            assert self.evaluations < 1000, "a step that is never accepted must not be tried for ever"
+            return super().velocity(t, x, condition) * torch.nan
+
+    with pytest.raises(RunError, match="not finite"):
+        Dopri5(1e-3, 1e-3).sample(Broken(), start(), {})

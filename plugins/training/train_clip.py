@@ -18,6 +18,7 @@ import math
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -30,7 +31,7 @@ from safetensors.torch import save_file
 from spoil import spoil
 from torch import Tensor
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 128,
         "init_logit_scale": math.log(10),

@@ -1,4 +1,4 @@
-"""Train the U-Net that `orwcfm-backbone-unet` ships: flow matching with independent coupling, class dropped half the time.
+"""Train the U-Net that `orwcfm-backbone-unet` ships: flow matching, the class dropped half the time.
 
 python train_unet.py fashion /usr/share/datasets/fashion-mnist fashion.safetensors
 """

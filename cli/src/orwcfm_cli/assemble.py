@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-
 from orwcfm_core.backbone import Backbone
-from orwcfm_core.config import AdaptiveConfig, FixedStepConfig, RunConfig
+from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.plugin import RewardSpec
 from orwcfm_core.regularizer import Regularizer
@@ -31,9 +30,7 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
     heldout = {}
     if config.heldout:
         heldout[config.heldout.name] = config.heldout.plugin.build(config.heldout.config, Reward)
-    spec = config.reward.plugin.spec
-    assert isinstance(spec, RewardSpec)
-    assert isinstance(config.sampler, FixedStepConfig | AdaptiveConfig)
+    specs = [choice.plugin.spec for choice in (config.reward, config.heldout) if choice]
     components = Components(
         backbone=backbone,
         reward=reward,
@@ -42,8 +39,8 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
         sampler=build_sampler(config.sampler),
         prompts=config.prompts,
         reward_name=config.reward.name,
-        reward_accepts=spec.accepts,
         heldout=heldout,
+        points=[spec.name for spec in specs if isinstance(spec, RewardSpec) and spec.accepts == "points"],
         feature_space=next(iter(heldout.values()), reward),
     )
     trainer = config.trainer.plugin.build(config.trainer.config, Trainer)
@@ -52,10 +49,9 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
 
 def _device(name: str) -> torch.device:
     """The device of this name, if it works."""
-    if name == "auto":
-        name = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     try:
-        device = torch.device(name)
+        device = (accelerator or torch.device("cpu")) if name == "auto" else torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as e:
         reason = str(e).splitlines()[0]

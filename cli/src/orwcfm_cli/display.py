@@ -54,10 +54,10 @@ class Display:
 
 
 def _numbers(metrics: dict[str, Any]) -> str:
-    heldout = {"held-out": value for key, value in metrics.items() if key.startswith("heldout_")}
+    heldout = [value for key, value in metrics.items() if key.startswith("heldout_")]
     shown = {
         "reward": metrics["reward_mean"],
-        **heldout,
+        **({"held-out": heldout[0]} if heldout else {}),
         "divergence": metrics["velocity_divergence"],
         "diversity": metrics["diversity"],
         "ESS": metrics["ess"],

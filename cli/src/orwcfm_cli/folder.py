@@ -8,10 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orwcfm_cli.options import read_toml, to_toml
 from orwcfm_core.config import SECTIONS, RunConfig, resolve
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.registry import Registry
+
+from orwcfm_cli.options import read_toml, to_toml
 
 __all__ = ["RunFolder"]
 

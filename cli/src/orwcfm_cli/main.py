@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from orwcfm_core.errors import RunError, UserError
 
 __all__ = ["cli", "main"]
@@ -68,9 +67,10 @@ def run(
     **flags: str | None,
 ) -> None:
     """Fine-tune a model on a reward."""
-    from orwcfm_cli.options import merge, to_toml
     from orwcfm_core.config import resolve
     from orwcfm_core.registry import Registry
+
+    from orwcfm_cli.options import merge, to_toml
 
     fixed: dict[str, Any] = {_FLAGS[flag]: value for flag, value in flags.items() if value is not None}
     if prompt:

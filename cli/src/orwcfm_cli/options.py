@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-
 from orwcfm_core.errors import UserError
 
 __all__ = ["merge", "read_toml", "to_toml"]
@@ -29,6 +28,8 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
         UserError: The file cannot be read, or a setting is malformed.
     """
     tables = read_toml(config) if config else {}
+    for written_by_a_run in ("versions", "notes"):
+        tables.pop(written_by_a_run, None)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or len(key.split(".")) != 2:

@@ -11,17 +11,17 @@ from types import FrameType
 from typing import Any
 
 import torch
+from orwcfm_core.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from orwcfm_core.config import RunConfig
+from orwcfm_core.errors import UserError
+from orwcfm_core.evaluation import evaluate
+from orwcfm_core.trainer import State, Trainer
 
 from orwcfm_cli.assemble import assemble
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.pictures import save_grid
 from orwcfm_cli.report import write_report
-from orwcfm_core.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from orwcfm_core.config import RunConfig
-from orwcfm_core.errors import UserError
-from orwcfm_core.evaluation import evaluate
-from orwcfm_core.trainer import State, Trainer
 
 __all__ = ["plan", "resume", "sample", "start"]
 
@@ -43,7 +43,11 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
     """
     trainer, state = assemble(config)
     folder = RunFolder.create(out, config)
-    notes = {"reward": state.components.reward.describe(), "precision": state.precision}
+    notes = {
+        "reward": state.components.reward.describe(),
+        "precision": state.precision,
+        "feature_space": _feature_space(state),
+    }
     folder.write_config(config, notes)
     with Display(config.train.rounds, done=0) as display:
         display.note(f"run folder {folder.path}")
@@ -155,6 +159,16 @@ def _go_on(trainer: Trainer, state: State, folder: RunFolder, config: RunConfig,
     final = evaluate(state, _EVALUATED, train.micro_batch)
     folder.write_json("final.json", final)
     return {**final, "run": str(folder.path), "report": str(write_report(folder.path))}
+
+
+def _feature_space(state: State) -> str:
+    """What diversity is measured in, in words."""
+    parts = state.components
+    x = torch.zeros((1, *parts.backbone.sample_shape), device=state.device)
+    space = parts.feature_space
+    with torch.no_grad():
+        known = space is not None and space.features(parts.backbone.to_images(x)) is not None
+    return f"features of {next(iter(parts.heldout), parts.reward_name)}, L2-normalised" if known else "pixels"
 
 
 def _picture(state: State, folder: RunFolder, config: RunConfig) -> None:

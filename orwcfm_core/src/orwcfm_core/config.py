@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from orwcfm_core.errors import UserError
-from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions
 from orwcfm_core.registry import Plugin, Registry
 
 __all__ = [
@@ -111,7 +111,7 @@ class TrainConfig(ComponentConfig):
 
     rounds: int = Field(60, ge=1, description="Rounds of sampling, scoring and updating.")
     samples: int = Field(256, ge=2, description="Samples per round.")
-    group: int | None = Field(None, ge=2, description="Samples per prompt in a round; unset: all prompts share the samples.")
+    group: int | None = Field(None, ge=2, description="Samples per prompt in a round; unset: prompts share them.")
     updates: int = Field(4, ge=1, description="Updates per round, each on all of its samples.")
     draws: int = Field(1, ge=1, description="Draws of time and noise per sample in an update.")
     coupling: Literal["independent", "optimal-transport"] = Field(
@@ -288,15 +288,20 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     heldout = None
     if reader.tables.get("heldout", {}).get("name", judge) != "none":
         heldout = reader.component("heldout", "reward", judge, suggestion("heldout", judge))
+    for section, choice in (("reward", reward), ("heldout", heldout)):
+        if choice and backbone and _accepts_points(choice.plugin.spec) and not _produces_points(backbone.plugin.spec):
+            reader.errors.append(
+                f"{section}.name: '{choice.name}' scores points, but backbone '{backbone.name}' produces images"
+            )
     reg = reader.component("reg", "regularizer", "w2")
     weighting = reader.named("weighting", WEIGHTINGS, "advantage")
     sampler = reader.named("sampler", SAMPLERS, "euler")
     trainer = reader.component("train", "trainer", "orw-cfm")
     prompts = given or suggested.prompts or ("",)
-    if trainer and isinstance(trainer.config, TrainConfig) and trainer.config.samples % (trainer.config.group or 1):
-        reader.errors.append(
-            f"train.group: {trainer.config.samples} samples (train.samples) are not a multiple of {trainer.config.group}"
-        )
+    if trainer and isinstance(trainer.config, TrainConfig):
+        samples, group = trainer.config.samples, trainer.config.group
+        if group and samples % group:
+            reader.errors.append(f"train.group: {samples} samples (train.samples) are not a multiple of {group}")
 
     if reader.errors:
         raise UserError("\n".join(reader.errors))
@@ -305,6 +310,14 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     assert reg
     assert trainer
     return RunConfig(backbone, reward, heldout, reg, trainer, weighting, sampler, prompts)
+
+
+def _accepts_points(spec: Spec) -> bool:
+    return isinstance(spec, RewardSpec) and spec.accepts == "points"
+
+
+def _produces_points(spec: Spec) -> bool:
+    return isinstance(spec, BackboneSpec) and spec.produces == "points"
 
 
 def _hint(name: str, known: Any) -> str:

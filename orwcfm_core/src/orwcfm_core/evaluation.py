@@ -36,7 +36,7 @@ def evaluate(state: State, count: int, micro_batch: int) -> dict[str, Any]:
     prompts = [parts.prompts[i % len(parts.prompts)] for i in range(count)]
     x_1, _ = state.sample(noise, prompts, micro_batch)
     images = parts.backbone.to_images(x_1)
-    values, valid = score(parts.reward_name, parts.reward, parts.scored(x_1), prompts)
+    values, valid = score(parts.reward_name, parts.reward, parts.shown(parts.reward_name, x_1, images), prompts)
     features = parts.features(images)
     found: dict[str, Any] = {
         "samples": count,
@@ -45,7 +45,7 @@ def evaluate(state: State, count: int, micro_batch: int) -> dict[str, Any]:
         "diversity": diversity(features),
     }
     for name, judge in parts.heldout.items():
-        judged, judgeable = score(name, judge, images, prompts)
+        judged, judgeable = score(name, judge, parts.shown(name, x_1, images), prompts)
         found[f"heldout_{name}"] = float(judged[judgeable].mean()) if judgeable.any() else 0.0
         if 0 <= float(judged.min()) and float(judged.max()) <= 1:
             satisfying = judgeable & (judged >= SATISFIED)

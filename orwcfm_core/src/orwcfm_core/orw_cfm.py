@@ -64,8 +64,8 @@ class OrwCfm(Trainer):
         prompts, groups = self._prompts(state)
 
         x_1, nfe = state.sample(state.noise(config.samples), prompts, config.micro_batch)
-        shown = parts.scored(x_1)
-        scores, valid = score(parts.reward_name, parts.reward, shown, prompts)
+        images = parts.backbone.to_images(x_1)
+        scores, valid = score(parts.reward_name, parts.reward, parts.shown(parts.reward_name, x_1, images), prompts)
         weights = parts.weighting.weights(scores, valid, groups)
 
         condition = parts.backbone.encode(prompts)
@@ -77,9 +77,9 @@ class OrwCfm(Trainer):
         return {
             "round": state.round,
             **_moments("reward", scores[valid]),
-            **self._heldout(state, x_1, prompts),
+            **self._heldout(state, x_1, images, prompts),
             "velocity_divergence": trace[0]["velocity_divergence"],
-            "diversity": diversity(parts.features(parts.backbone.to_images(x_1))),
+            "diversity": diversity(parts.features(images)),
             "ess": effective_sample_size(weights),
             **{key: trace[-1][key] for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),
@@ -99,11 +99,10 @@ class OrwCfm(Trainer):
             numbers = [(first + i // self.config.group) % len(known) for i in range(samples)]
         return [known[n] for n in numbers], torch.tensor(numbers, device=state.device)
 
-    def _heldout(self, state: State, x_1: Tensor, prompts: Sequence[str]) -> dict[str, float]:
-        images = state.components.backbone.to_images(x_1)
+    def _heldout(self, state: State, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> dict[str, float]:
         means = {}
         for name, judge in state.components.heldout.items():
-            values, valid = score(name, judge, images, prompts)
+            values, valid = score(name, judge, state.components.shown(name, x_1, images), prompts)
             means[f"heldout_{name}"] = float(values[valid].mean()) if valid.any() else 0.0
         return means
 
@@ -173,7 +172,7 @@ class OrwCfm(Trainer):
 
 
 def stratified_times(count: int, generator: torch.Generator) -> Tensor:
-    """Times in [0, 1), `(count,)`: one uniform draw in each of `count` equal intervals, in random order."""
+    """Times in [0, 1], `(count,)`: one uniform draw in each of `count` equal intervals, in random order."""
     device = generator.device
     order = torch.randperm(count, generator=generator, device=device)
     return (order + torch.rand(count, generator=generator, device=device)) / count

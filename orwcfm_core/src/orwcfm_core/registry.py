@@ -28,7 +28,7 @@ from orwcfm_core.plugin import (
 
 __all__ = ["Plugin", "Registry", "blame"]
 
-_SPECS = {
+_SPECS: dict[str, type[Spec]] = {
     "reward": RewardSpec,
     "backbone": BackboneSpec,
     "regularizer": RegularizerSpec,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from orwcfm_core.backbone import Condition, VelocityField
-from orwcfm_core.config import AdaptiveConfig, SamplerConfig
+from orwcfm_core.config import AdaptiveConfig, FixedStepConfig, SamplerConfig
+from orwcfm_core.errors import RunError
 
 __all__ = ["Dopri5", "Euler", "FixedStep", "Heun", "Midpoint", "RungeKutta4", "Sample", "Sampler", "build_sampler"]
 
@@ -125,6 +127,9 @@ class Dopri5(Sampler):
     Args:
         rtol: Relative tolerance.
         atol: Absolute tolerance.
+
+    Raises:
+        RunError: The velocity is NaN or infinite.
     """
 
     _a = (
@@ -161,6 +166,8 @@ class Dopri5(Sampler):
             error = h * sum(e * k_i for e, k_i in zip(self._error, k, strict=True))
             tolerance = self.atol + self.rtol * torch.maximum(x.abs(), x_next.abs())
             ratio = float((error / tolerance).square().mean().sqrt())
+            if not math.isfinite(ratio):
+                raise RunError(f"sampler dopri5: the velocity is not finite at t={t:g}")
             if ratio <= 1.0:
                 # The sum of many h misses 1 by rounding; the last step lands on it.
                 t = 1.0 if h == 1.0 - t else t + h
@@ -172,8 +179,11 @@ class Dopri5(Sampler):
 _FIXED: dict[str, type[FixedStep]] = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RungeKutta4}
 
 
-def build_sampler(config: SamplerConfig | AdaptiveConfig) -> Sampler:
+def build_sampler(config: SamplerConfig) -> Sampler:
     """The sampler that a configuration describes."""
-    if isinstance(config, AdaptiveConfig):
-        return Dopri5(config.rtol, config.atol)
-    return _FIXED[config.name](config.steps)
+    match config:
+        case AdaptiveConfig():
+            return Dopri5(config.rtol, config.atol)
+        case FixedStepConfig():
+            return _FIXED[config.name](config.steps)
+    raise TypeError(f"expected a sampler's configuration, got {type(config).__name__}")

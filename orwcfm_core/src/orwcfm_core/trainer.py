@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,8 +33,8 @@ class Components:
         sampler: Noise to samples.
         prompts: At least one; an unconditional backbone has exactly one.
         reward_name: For messages.
-        reward_accepts: `images` or `points`.
         heldout: Judges that are not trained on, by name.
+        points: Names of those rewards and judges that score samples as they are instead of images.
         feature_space: Reward whose features measure diversity; None measures it in pixels.
     """
 
@@ -45,13 +45,13 @@ class Components:
     sampler: Sampler
     prompts: Sequence[str] = ("",)
     reward_name: str = "reward"
-    reward_accepts: str = "images"
     heldout: Mapping[str, Reward] = field(default_factory=dict)
+    points: Collection[str] = ()
     feature_space: Reward | None = None
 
-    def scored(self, x_1: Tensor) -> Tensor:
-        """What the reward is shown: images, or the samples themselves."""
-        return x_1 if self.reward_accepts == "points" else self.backbone.to_images(x_1)
+    def shown(self, name: str, x_1: Tensor, images: Tensor) -> Tensor:
+        """What a reward or judge is shown: images, or the samples themselves."""
+        return x_1 if name in self.points else images
 
     def features(self, images: Tensor) -> Tensor:
         """What diversity is measured in, `(B, D)`: the chosen reward's features, else pixels."""
@@ -132,8 +132,9 @@ class Trainer(ABC):
             device: Where to train.
         """
         components.backbone.to(device)
-        for reward in (components.reward, *components.heldout.values()):
-            reward.to(device)
+        for reward in (components.reward, *components.heldout.values(), components.feature_space):
+            if reward:
+                reward.to(device)
         parameters = list(components.backbone.policy().parameters().values())
         return State(
             components=components,

@@ -129,9 +129,11 @@ class Advantage(Weighting):
             if rows.any():
                 centred[rows] = scores[rows] - scores[rows].mean()
         spread = float((centred.square().sum() / valid.sum().clamp_min(1)).sqrt())
-        self.scale = max(self.scale, spread)
+        # A rounding error of the mean is not a spread.
+        if spread > 1e-6 * float(scores.abs().amax()):
+            self.scale = max(self.scale, spread)
         if self.scale == 0.0:
-            return centred
+            return torch.zeros_like(scores)
         return self.tau * (centred / self.scale).clamp(-self.clip, self.clip)
 
     def state(self) -> dict[str, float]:

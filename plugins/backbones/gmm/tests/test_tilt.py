@@ -58,7 +58,7 @@ def fit(weighting: Weighting, rounds: int, alpha: float = 0.0, updates: int = 30
         regularizer=SquaredDistance(alpha),
         weighting=weighting,
         sampler=RungeKutta4(12),
-        reward_accepts="points",
+        points=("reward",),
     )
     trainer = OrwCfm(train)
     state = trainer.start(parts, 0.0, torch.device("cpu"))

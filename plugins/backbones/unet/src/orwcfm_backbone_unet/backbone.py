@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from orwcfm_core.backbone import Backbone, Condition, Policy, Reference, VelocityField
+from orwcfm_core.errors import UserError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from orwcfm_backbone_unet.classes import VOCABULARY
 from orwcfm_backbone_unet.network import UNet
 from orwcfm_backbone_unet.plugin import Config
-from orwcfm_core.backbone import Backbone, Condition, Policy, Reference, VelocityField
-from orwcfm_core.errors import UserError
 
 __all__ = ["UNetBackbone", "load_network"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions, hookimpl
 from pydantic import Field
 
 from orwcfm_backbone_unet.classes import VOCABULARY, data_of
-from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions, hookimpl
 
 
 class Config(ComponentConfig):
