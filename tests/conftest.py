@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-ORWCFM = str(Path(sys.executable).with_name("orwcfm"))
-
-SMALL = ("--rounds", "2", "--set", "train.samples=16", "--set", "train.updates=1", "--set", "sampler.steps=2")
+from commandline import ORWCFM
 
 
 @pytest.fixture

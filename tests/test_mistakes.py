@@ -1,7 +1,7 @@
 """Every mistake ends in one clear line and the right exit code, and loses nothing."""
 
 import pytest
-from conftest import SMALL
+from commandline import SMALL
 
 GMM = ("run", "--backbone", "gmm", "--reward", "component")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ORWCFM, SMALL
+from commandline import ORWCFM, SMALL
 from PIL import Image
 from safetensors.torch import load_file
 

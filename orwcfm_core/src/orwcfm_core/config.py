@@ -321,7 +321,7 @@ def _produces_points(spec: Spec) -> bool:
 
 
 def _hint(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
@@ -329,7 +329,8 @@ def _explain(section: str, owner: str, model: type[ComponentConfig], error: Any)
     """One line for one of pydantic's errors."""
     option = ".".join(str(part) for part in error["loc"]) or "options"
     if error["type"] == "extra_forbidden":
-        return f"{section}.{option}: unknown option of '{owner}', {_hint(option, model.model_fields)}"
+        known = [*model.model_fields, *(["prompt"] if section == "reward" else [])]
+        return f"{section}.{option}: unknown option of '{owner}', {_hint(option, known)}"
     message = error["msg"].removeprefix("Value error, ")
     got = "" if error["type"] == "missing" else f", got {error['input']!r}"
     return f"{section}.{option}: {message[0].lower()}{message[1:]}{got}"

@@ -161,6 +161,6 @@ class Registry:
             choices = " or ".join(f"{wanted}@{p.dist}" for p in candidates)
             raise UserError(f"{kind} '{wanted}' is offered by several distributions: say {choices}")
         names = sorted({p.name for p in self.plugins if p.kind == kind})
-        close = difflib.get_close_matches(wanted, names, n=1)
+        close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"installed: {', '.join(names) or 'none'}"
         raise UserError(f"unknown {kind} '{name}', {hint}")
