@@ -260,12 +260,13 @@ def _numbers(run: RunRecord, metrics: Sequence[Metric]) -> str:
     rows = "".join(_number_row(run, metric) for metric in metrics)
     if not run.rounds or not rows:
         return ""
+    fresh = f", for reward, judge and diversity {run.final['samples']} fresh samples" if "samples" in run.final else ""
     last = "the last round" if run.averaged == 1 else f"the mean of the last {run.averaged} rounds"
     start = (
         "the untrained reference where it was measured, else the first round" if run.reference else "the first round"
     )
     return (
-        f"<h2>Numbers</h2>\n<p class=soft>Start is {start}; end is {last}.</p>\n<table class=numbers><thead><tr>"
+        f"<h2>Numbers</h2>\n<p class=soft>Start is {start}; end is {last}{escape(fresh)}.</p>\n<table class=numbers><thead><tr>"
         '<th scope="col">Metric</th><th scope="col">Start</th><th scope="col">Best</th><th scope="col">End</th>'
         f"</tr></thead><tbody>{rows}</tbody></table>"
     )

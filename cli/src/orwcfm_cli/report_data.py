@@ -39,6 +39,7 @@ class RunRecord:
     config_text: str
     rounds: Sequence[Mapping[str, Any]] = ()
     reference: Mapping[str, Any] = field(default_factory=dict)
+    final: Mapping[str, Any] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
 
     def option(self, section: str, key: str, default: Any = None) -> Any:
@@ -99,8 +100,9 @@ class RunRecord:
         return known if known is not None else next((v for v in self.series(key) if v is not None), None)
 
     def end(self, key: str) -> float | None:
-        """A metric's mean over the last rounds (`averaged`)."""
-        return mean([v for v in self.series(key) if v is not None][-self.averaged :])
+        """A metric as measured on fresh samples when the run was done, else its mean over the last rounds."""
+        known = _finite(self.final.get(key))
+        return known if known is not None else mean([v for v in self.series(key) if v is not None][-self.averaged :])
 
     def best(self, key: str, high: bool) -> tuple[float, int] | None:
         """The highest or lowest value and its round."""
@@ -127,7 +129,15 @@ def read_run(run: Path) -> RunRecord:
         raise UserError(f"expected a run folder, but {path} cannot be read: {e.strerror}") from e
     except ValueError as e:
         raise UserError(f"{path}: expected TOML, {e}") from e
-    return RunRecord(run.resolve().name, config, text, _rounds(run), _reference(run), _pictures(run))
+    return RunRecord(
+        run.resolve().name,
+        config,
+        text,
+        _rounds(run),
+        _json(run / "reference.json"),
+        _json(run / "final.json"),
+        _pictures(run),
+    )
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -158,8 +168,7 @@ def _rounds(run: Path) -> list[dict[str, Any]]:
     return [rounds[number] for number in sorted(rounds)]
 
 
-def _reference(run: Path) -> dict[str, Any]:
-    path = run / "reference.json"
+def _json(path: Path) -> dict[str, Any]:
     return _object(path.read_bytes()) if path.is_file() else {}
 
 

@@ -260,3 +260,9 @@ def test_spec() -> None:
     (spec,) = orwcfm_rewards()
     assert spec.name == "clip-score"
     assert spec.differentiable
+
+
+def test_the_small_model_refuses_words_that_it_never_saw():
+    small = ClipScore(Config(model="small"))
+    with pytest.raises(UserError, match="does not know 'elephant'"):
+        small.embed(["a sneaker", "an elephant"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Self
 
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from orwcfm_core.errors import UserError
 from orwcfm_core.reward import Reward, Scores
 from torch import Tensor
@@ -69,11 +71,13 @@ class ClipScore(Reward):
         """Embeddings of prompts, of unit length, `(B, D)`; each prompt is encoded once.
 
         Raises:
-            UserError: A prompt is empty.
+            UserError: A prompt is empty, or has a word that the model never saw.
         """
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         if any(not prompt.strip() for prompt in new):
             raise UserError("the prompt is empty, and an image cannot be compared with nothing: set reward.prompt")
+        for prompt in new:
+            self._check_words(prompt)
         if new:
             device = next(self.model.parameters()).device
             with torch.no_grad():
@@ -81,6 +85,19 @@ class ClipScore(Reward):
                     encoded = self.model.encode_text(self.tokenizer(part).to(device), normalize=True)
                     self._texts.update(zip(part, encoded, strict=True))
         return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def _check_words(self, prompt: str) -> None:
+        """Refuse words whose tokens have no embedding: the small model would read "an elephant" as "an"."""
+        if not isinstance(self.tokenizer, SimpleTokenizer):
+            return
+        table = self.model.token_embedding.weight
+        words = re.findall(r"\w+(?:[-']\w+)*", prompt)
+        unknown = [word for word in words if not table[self.tokenizer.encode(word)].any(dim=1).all()]
+        if unknown:
+            raise UserError(
+                f"{self.name} does not know {', '.join(map(repr, unknown))} in the prompt '{prompt}'; "
+                "use other words, or another reward.model"
+            )
 
     def to(self, device: torch.device) -> Self:
         self.model.to(device)
