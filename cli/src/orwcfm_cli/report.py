@@ -266,7 +266,8 @@ def _numbers(run: RunRecord, metrics: Sequence[Metric]) -> str:
         "the untrained reference where it was measured, else the first round" if run.reference else "the first round"
     )
     return (
-        f"<h2>Numbers</h2>\n<p class=soft>Start is {start}; end is {last}{escape(fresh)}.</p>\n<table class=numbers><thead><tr>"
+        f"<h2>Numbers</h2>\n<p class=soft>Start is {start}; end is {last}{escape(fresh)}.</p>\n"
+        "<table class=numbers><thead><tr>"
         '<th scope="col">Metric</th><th scope="col">Start</th><th scope="col">Best</th><th scope="col">End</th>'
         f"</tr></thead><tbody>{rows}</tbody></table>"
     )

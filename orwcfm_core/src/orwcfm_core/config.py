@@ -66,8 +66,8 @@ class AdvantageConfig(WeightingConfig):
     """Signed, centred per prompt, clipped."""
 
     name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped.")
-    tau: float = Field(1.0, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
-    clip: float = Field(1.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
+    tau: float = Field(0.4, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
+    clip: float = Field(3.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
 
 
 class ExpConfig(WeightingConfig):
@@ -110,7 +110,7 @@ class TrainConfig(ComponentConfig):
     """Options that every trainer has."""
 
     rounds: int = Field(60, ge=1, description="Rounds of sampling, scoring and updating.")
-    samples: int = Field(256, ge=2, description="Samples per round.")
+    samples: int = Field(128, ge=2, description="Samples per round.")
     group: int | None = Field(None, ge=2, description="Samples per prompt in a round; unset: prompts share them.")
     updates: int = Field(4, ge=1, description="Updates per round, each on all of its samples.")
     draws: int = Field(1, ge=1, description="Draws of time and noise per sample in an update.")
