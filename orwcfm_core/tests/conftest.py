@@ -176,7 +176,7 @@ def _backbones() -> list[BackboneSpec]:
 
     def suggest(config: ToyBackboneConfig, prompts: tuple[str, ...]) -> Suggestions:
         return Suggestions(
-            prompts=("a boot",), heldout="judge", rewards={"judge": {"labels": (5, 7)}, "shine": {"strength": 2.0}}
+            prompts=("a boot",), heldout=("judge",), rewards={"judge": {"labels": (5, 7)}, "shine": {"strength": 2.0}}
         )
 
     return [

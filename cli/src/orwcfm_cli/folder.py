@@ -28,29 +28,36 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, out: Path | None, config: RunConfig) -> RunFolder:
-        """Make a new folder.
+    def choose(cls, out: Path | None, config: RunConfig) -> RunFolder:
+        """A folder that is free; nothing is written yet.
 
         Args:
             out: Where; None chooses the first free `runs/<reward>-<reg>-<number>`.
             config: The run's configuration, for the name.
 
         Raises:
-            UserError: It exists and is not empty, or cannot be made.
+            UserError: It exists and is not empty.
         """
         path = out
         if path is None:
             stem = f"{config.reward.name}-{config.reg.name}"
             path = next(p for n in range(1, 100_000) if not (p := Path("runs") / f"{stem}-{n:03d}").exists())
-        try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise UserError(
-                    f"run folder {path} exists already; choose another --out, or go on with: orwcfm resume {path}"
-                )
-            (path / "samples").mkdir(parents=True)
-        except OSError as e:
-            raise UserError(f"cannot make run folder {path}: {e.strerror}") from e
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(
+                f"run folder {path} exists already; choose another --out, or go on with: orwcfm resume {path}"
+            )
         return cls(path)
+
+    def make(self) -> None:
+        """Make it.
+
+        Raises:
+            UserError: It cannot be made.
+        """
+        try:
+            (self.path / "samples").mkdir(parents=True)
+        except OSError as e:
+            raise UserError(f"cannot make run folder {self.path}: {e.strerror}") from e
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -41,20 +41,18 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
     Returns:
         Its summary.
     """
+    folder = RunFolder.choose(out, config)
     trainer, state = assemble(config)
-    folder = RunFolder.create(out, config)
-    notes = {
-        "reward": state.components.reward.describe(),
-        "precision": state.precision,
-        "feature_space": _feature_space(state),
-    }
-    folder.write_config(config, notes)
     with Display(config.train.rounds, done=0) as display:
-        display.note(f"run folder {folder.path}")
-        display.note(f"reward {config.reward.name}: {notes['reward']}; prompts: {', '.join(config.prompts)}")
-        judges = ", ".join(f"{name}: {judge.describe()}" for name, judge in state.components.heldout.items())
-        display.note(f"held-out judge {judges or 'none'}")
-        folder.write_json("reference.json", evaluate(state, _EVALUATED, config.train.micro_batch))
+        notes = _notes(state, config)
+        for name, text in notes.items():
+            display.note(f"{name.replace('_', ' ')}: {text}")
+        # Before anything is written: a reward that cannot score these prompts says so here.
+        reference = evaluate(state, _EVALUATED, config.train.micro_batch)
+        folder.make()
+        display.note(f"run folder: {folder.path}")
+        folder.write_config(config, notes)
+        folder.write_json("reference.json", reference)
         _picture(state, folder, config)
         save_checkpoint(state, folder.checkpoints, config.train.keep)
         return _go_on(trainer, state, folder, config, display)
@@ -161,14 +159,22 @@ def _go_on(trainer: Trainer, state: State, folder: RunFolder, config: RunConfig,
     return {**final, "run": str(folder.path), "report": str(write_report(folder.path))}
 
 
-def _feature_space(state: State) -> str:
-    """What diversity is measured in, in words."""
+def _notes(state: State, config: RunConfig) -> dict[str, str]:
+    """What the components say of themselves, for the screen and the report."""
     parts = state.components
+    prompts = ", ".join(f"'{prompt}'" for prompt in config.prompts if prompt)
+    judges = ", ".join(f"{name}, {judge.describe()}" for name, judge in parts.heldout.items())
     x = torch.zeros((1, *parts.backbone.sample_shape), device=state.device)
     space = parts.feature_space
     with torch.no_grad():
-        known = space is not None and space.features(parts.backbone.to_images(x)) is not None
-    return f"features of {next(iter(parts.heldout), parts.reward_name)}, L2-normalised" if known else "pixels"
+        embeds = space is not None and space.features(parts.backbone.to_images(x)) is not None
+    return {
+        "reward": f"{config.reward.name}, {parts.reward.describe()}",
+        "prompt": prompts or "none",
+        "held_out_judge": judges or "none",
+        "feature_space": f"features of {next(iter(parts.heldout), config.reward.name)}" if embeds else "pixels",
+        "device": f"{state.device}, {state.precision}",
+    }
 
 
 def _picture(state: State, folder: RunFolder, config: RunConfig) -> None:

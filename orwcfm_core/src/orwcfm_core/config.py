@@ -215,6 +215,15 @@ class _Reader:
     def pop(self, section: str, option: str, default: Any = None) -> Any:
         return self.tables.setdefault(section, {}).pop(option, default)
 
+    def prompts(self) -> tuple[str, ...]:
+        """Take out `reward.prompt`: a string or a list of them."""
+        prompt = self.pop("reward", "prompt", ())
+        given = (prompt,) if isinstance(prompt, str) else prompt
+        if not isinstance(given, list | tuple) or not all(isinstance(p, str) for p in given):
+            self.errors.append(f"reward.prompt: expected a string or a list of strings, got {prompt!r}")
+            return ()
+        return tuple(given)
+
     def component(self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None) -> Choice | None:
         """Choose a plugin by the section's name and read its options; `below` lies under what the user set."""
         try:
@@ -226,6 +235,13 @@ class _Reader:
             return None
         config = self.options(section, spec.config, plugin.name, below)
         return Choice(asked, plugin, config) if config else None
+
+    def reward(self, section: str, default: str, suggested: Suggestions) -> Choice | None:
+        """Choose a reward, with the backbone's suggestions for it; a run can do without a judge, called `none`."""
+        name = str(self.tables.get(section, {}).get("name", default))
+        if section == "heldout" and name == "none":
+            return None
+        return self.component(section, "reward", name, suggested.rewards.get(name.partition("@")[0], {}))
 
     def options(
         self, section: str, model: type[ComponentConfig], owner: str, below: Mapping[str, Any] | None = None
@@ -262,47 +278,23 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     """
     reader = _Reader(tables, registry)
     reader.errors += [f"{s}: unknown section, {_hint(s, SECTIONS)}" for s in tables if s not in SECTIONS]
-    prompt = reader.pop("reward", "prompt", ())
-    given = (prompt,) if isinstance(prompt, str) else tuple(str(p) for p in prompt)
-
+    given = reader.prompts()
     backbone = reader.component("backbone", "backbone", "unet")
-    suggested = Suggestions()
-    if backbone and isinstance(backbone.plugin.spec, BackboneSpec):
-        spec = backbone.plugin.spec
-        suggested = spec.suggest(backbone.config, given)
-        if len(given) > 1 and not spec.conditional(backbone.config):
-            reader.errors.append(
-                f"reward.prompt: {len(given)} prompts, but backbone '{backbone.name}' is unconditional here: it could "
-                "not tell which one to draw; give one prompt, or a conditional backbone (backbone.conditional=true)"
-            )
-
-    def suggestion(section: str, default: str) -> Mapping[str, Any]:
-        name = str(reader.tables.get(section, {}).get("name", default)).partition("@")[0]
-        return suggested.rewards.get(name, {})
-
-    reward = reader.component("reward", "reward", "clip-score", suggestion("reward", "clip-score"))
-    judge = suggested.heldout or "none"
-    reward_name = reward.name if reward else ""
-    if judge == reward_name:
-        judge = "none"
-    heldout = None
-    if reader.tables.get("heldout", {}).get("name", judge) != "none":
-        heldout = reader.component("heldout", "reward", judge, suggestion("heldout", judge))
-    for section, choice in (("reward", reward), ("heldout", heldout)):
-        if choice and backbone and _accepts_points(choice.plugin.spec) and not _produces_points(backbone.plugin.spec):
-            reader.errors.append(
-                f"{section}.name: '{choice.name}' scores points, but backbone '{backbone.name}' produces images"
-            )
+    suggested, conditional = _suggestions(backbone, given)
+    reward = reader.reward("reward", "clip-score", suggested)
+    prompts = given or (suggested.prompts if conditional or _reads_prompts(reward) else ()) or ("",)
+    heldout = reader.reward("heldout", _judge(registry, suggested, reward, prompts), suggested)
     reg = reader.component("reg", "regularizer", "w2")
     weighting = reader.named("weighting", WEIGHTINGS, "advantage")
     sampler = reader.named("sampler", SAMPLERS, "euler")
     trainer = reader.component("train", "trainer", "orw-cfm")
-    prompts = given or suggested.prompts or ("",)
-    if trainer and isinstance(trainer.config, TrainConfig):
-        samples, group = trainer.config.samples, trainer.config.group
-        if group and samples % group:
-            reader.errors.append(f"train.group: {samples} samples (train.samples) are not a multiple of {group}")
 
+    if backbone and len(prompts) > 1 and not conditional:
+        reader.errors.append(
+            f"reward.prompt: {len(prompts)} prompts, but backbone '{backbone.name}' is unconditional here: it could "
+            "not tell which one to draw; give one prompt, or a conditional backbone (backbone.conditional=true)"
+        )
+    reader.errors += _misfits(backbone, reward, heldout, trainer)
     if reader.errors:
         raise UserError("\n".join(reader.errors))
     assert backbone
@@ -310,6 +302,44 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     assert reg
     assert trainer
     return RunConfig(backbone, reward, heldout, reg, trainer, weighting, sampler, prompts)
+
+
+def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Suggestions, bool]:
+    """What the backbone suggests, and whether prompts condition it."""
+    spec = backbone.plugin.spec if backbone else None
+    if backbone is None or not isinstance(spec, BackboneSpec):
+        return Suggestions(), False
+    return spec.suggest(backbone.config, given), spec.conditional(backbone.config)
+
+
+def _judge(registry: Registry, suggested: Suggestions, reward: Choice | None, prompts: tuple[str, ...]) -> str:
+    """The first suggested judge that is installed and not the reward itself; none without a prompt to judge by."""
+    if prompts == ("",):
+        return "none"
+    others = {plugin.name for plugin in registry.plugins if plugin.kind == "reward"}
+    return next((j for j in suggested.heldout if j in others and (reward is None or j != reward.name)), "none")
+
+
+def _misfits(
+    backbone: Choice | None, reward: Choice | None, heldout: Choice | None, trainer: Choice | None
+) -> list[str]:
+    """Components that do not fit each other."""
+    errors = []
+    for section, choice in (("reward", reward), ("heldout", heldout)):
+        if choice and backbone and _accepts_points(choice.plugin.spec) and not _produces_points(backbone.plugin.spec):
+            errors.append(
+                f"{section}.name: '{choice.name}' scores points, but backbone '{backbone.name}' produces images"
+            )
+    if trainer and isinstance(trainer.config, TrainConfig):
+        samples, group = trainer.config.samples, trainer.config.group
+        if group and samples % group:
+            errors.append(f"train.group: {samples} samples (train.samples) are not a multiple of {group}")
+    return errors
+
+
+def _reads_prompts(reward: Choice | None) -> bool:
+    spec = reward.plugin.spec if reward else None
+    return isinstance(spec, RewardSpec) and spec.reads_prompts
 
 
 def _accepts_points(spec: Spec) -> bool:

@@ -57,13 +57,13 @@ class Suggestions:
     """What a backbone proposes where the user said nothing.
 
     Args:
-        prompts: Prompts of a run that names none.
-        heldout: Name of the reward that judges a run without training on it.
+        prompts: Prompts of a run that names none, if anything reads them.
+        heldout: Names of rewards that can judge a run without training on it, the best first.
         rewards: Options by reward name, used where the user set none.
     """
 
     prompts: tuple[str, ...] = ()
-    heldout: str | None = None
+    heldout: tuple[str, ...] = ()
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -97,12 +97,14 @@ class RewardSpec(Spec):
         value_range: Smallest and largest score, None where unbounded.
         deterministic: The same images always score the same.
         differentiable: Gradients reach the images.
+        reads_prompts: The score depends on the prompt.
     """
 
     accepts: str = "images"
     value_range: tuple[float | None, float | None] = (None, None)
     deterministic: bool = True
     differentiable: bool = False
+    reads_prompts: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,7 @@ def test_impossible_values_are_errors(options: dict[str, object]) -> None:
 def test_backbone_suggests_its_geometry_to_the_reward() -> None:
     (backbone,), (reward,) = plugin.orwcfm_backbones(), plugin.orwcfm_rewards()
     suggestions = backbone.suggest(GmmConfig(dim=3, components=5, radius=2.5), ())
-    assert suggestions.heldout is None
+    assert suggestions.heldout == ()
     config = reward.config.model_validate(suggestions.rewards["component"])
     assert (config.dim, config.components, config.radius) == (3, 5, 2.5)
     assert backbone.produces == reward.accepts == "points"

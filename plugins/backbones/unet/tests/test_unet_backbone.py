@@ -82,8 +82,8 @@ def test_images_are_in_range(backbone):
 def test_suggestions_fit_the_weights():
     assert suggest(Config(), ()).prompts == ("footwear",)
     assert suggest(Config(weights="mnist"), ()).prompts == ("an even digit",)
-    assert suggest(Config(), ("a bag",)).heldout == "class-probability"
-    assert suggest(Config(), ("something bright",)).heldout is None
+    assert suggest(Config(), ("a bag",)).heldout == ("class-probability", "clip-score")
+    assert suggest(Config(), ("something bright",)).heldout == ("clip-score",)
     assert suggest(Config(weights="elsewhere.safetensors"), ()).rewards == {}
 
 

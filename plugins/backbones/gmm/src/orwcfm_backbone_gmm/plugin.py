@@ -72,5 +72,6 @@ def orwcfm_rewards() -> list[RewardSpec]:
             config=ComponentRewardConfig,
             factory="orwcfm_backbone_gmm.component:ComponentReward",
             accepts="points",
+            reads_prompts=False,
         )
     ]

@@ -31,7 +31,7 @@ def suggest(config: Config, prompts: tuple[str, ...]) -> Suggestions:
     named = all(VOCABULARY[data].named(prompt) for prompt in prompts or default)
     return Suggestions(
         prompts=default,
-        heldout="class-probability" if named else None,
+        heldout=("class-probability", "clip-score") if named else ("clip-score",),
         rewards={"clip-score": {"model": "small"}, "class-probability": {"model": data}},
     )
 

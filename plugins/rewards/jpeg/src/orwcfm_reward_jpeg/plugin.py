@@ -28,6 +28,7 @@ def orwcfm_rewards() -> list[RewardSpec]:
             factory="orwcfm_reward_jpeg.reward:JpegCompressibility",
             references=(_DDPO,),
             value_range=(None, 0.0),
+            reads_prompts=False,
         ),
         RewardSpec(
             name="jpeg-incompressibility",
@@ -36,5 +37,6 @@ def orwcfm_rewards() -> list[RewardSpec]:
             factory="orwcfm_reward_jpeg.reward:JpegIncompressibility",
             references=(_DDPO,),
             value_range=(0.0, None),
+            reads_prompts=False,
         ),
     ]
