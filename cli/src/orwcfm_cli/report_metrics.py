@@ -12,7 +12,7 @@ ALPHA = (
     "alpha weighs the pull towards the reference, alpha |v - v_ref|^2, against the reward-weighted regression. At 0 "
     "nothing holds the policy: round after round it concentrates on what scores highest, in the end on a single "
     "picture. A larger alpha buys variety and closeness to the reference, and pays with reward and speed; too large, "
-    "and nothing is learned. Several runs over alpha (orwcfm sweep) show the exchange rate."
+    "and nothing is learned. Several runs, each with its own alpha, show the exchange rate."
 )
 
 
@@ -47,8 +47,8 @@ def metrics_of(run: RunRecord) -> list[Metric]:
         Metric(
             "velocity_divergence",
             "Velocity divergence",
-            "How far the policy's velocity is from the reference's, E|v - v_ref|^2: the integral in the bound on their "
-            "Wasserstein-2 distance, without the factor e^(2L).",
+            "How far the policy's velocity is from the reference's, E|v - v_ref|^2 per dimension: the integral in the "
+            "bound on their Wasserstein-2 distance, without the factor e^(2L).",
         ),
         Metric(
             "ess",

@@ -47,7 +47,8 @@ def evaluate(state: State, count: int, micro_batch: int) -> dict[str, Any]:
     for name, judge in parts.heldout.items():
         judged, judgeable = score(name, judge, parts.shown(name, x_1, images), prompts)
         found[f"heldout_{name}"] = float(judged[judgeable].mean()) if judgeable.any() else 0.0
-        if 0 <= float(judged.min()) and float(judged.max()) <= 1:
+        # A probability may leave [0, 1] by rounding.
+        if -1e-5 <= float(judged.min()) and float(judged.max()) <= 1 + 1e-5:
             satisfying = judgeable & (judged >= SATISFIED)
             found["satisfying_judge"] = name
             found["satisfying_share"] = float(satisfying.float().mean())
