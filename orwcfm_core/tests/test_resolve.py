@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from orwcfm_core.config import AdaptiveConfig, ExpConfig, resolve
+from orwcfm_core.config import AdaptiveConfig, ExpConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.registry import Registry
+from orwcfm_core.resolve import resolve
 
 BASE: dict[str, dict[str, Any]] = {"backbone": {"name": "toy"}, "reward": {"name": "shine"}}
 

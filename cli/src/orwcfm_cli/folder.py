@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orwcfm_core.config import SECTIONS, RunConfig, resolve
+from orwcfm_core.config import SECTIONS, RunConfig
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.registry import Registry
+from orwcfm_core.resolve import resolve
 
 from orwcfm_cli.options import read_toml, to_toml
 

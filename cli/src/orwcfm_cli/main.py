@@ -67,8 +67,8 @@ def run(
     **flags: str | None,
 ) -> None:
     """Fine-tune a model on a reward."""
-    from orwcfm_core.config import resolve
     from orwcfm_core.registry import Registry
+    from orwcfm_core.resolve import resolve
 
     from orwcfm_cli.options import merge, to_toml
 
