@@ -12,7 +12,6 @@ install: .venv/installed
 
 .venv/installed: constraints.txt $(DISTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade -c constraints.txt pip
 	$(BIN)/pip install --quiet -c constraints.txt editables hatchling mypy pytest ruff scipy $(DISTS:%=-e ./%)
 	touch $@
 

@@ -15,14 +15,14 @@ from commandline import ORWCFM
 def orwcfm(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Call the command line in an empty folder and return what it did."""
 
-    def call(*args: object, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    def call(*args: object, code: int = 0, timeout: int = 300, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [ORWCFM, *map(str, args)],
             cwd=tmp_path,
             env={**os.environ, **env},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -1,0 +1,26 @@
+"""What the README promises of the default run, at full length on the shipped models."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.slow
+def test_the_main_line_reaches_its_reward_and_keeps_its_diversity(orwcfm, tmp_path):
+    orwcfm("run", "--reward", "clip-score", "--reg", "w2", "--alpha", "0.1", "--out", "run", timeout=1200)
+    reference = json.loads((tmp_path / "run" / "reference.json").read_text())
+    final = json.loads((tmp_path / "run" / "final.json").read_text())
+    assert reference["heldout_class-probability"] < 0.35
+    assert final["heldout_class-probability"] >= 0.95
+    # Of the samples that satisfy the prompt on both sides: those that do not would only add to it.
+    assert final["satisfying_diversity"] >= 0.8 * reference["satisfying_diversity"]
+    assert "Healthy" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_exponential_weights_without_a_regularizer_collapse_and_the_report_says_so(orwcfm, tmp_path):
+    orwcfm("run", "--weighting", "exp", "--reg", "none", "--out", "run", timeout=1200)
+    reference = json.loads((tmp_path / "run" / "reference.json").read_text())
+    final = json.loads((tmp_path / "run" / "final.json").read_text())
+    assert final["satisfying_diversity"] < 0.5 * reference["satisfying_diversity"]
+    assert "COLLAPSE" in (tmp_path / "run" / "report.html").read_text()
