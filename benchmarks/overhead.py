@@ -55,18 +55,18 @@ def bare_round(state: State, train: TrainConfig, nfe: int) -> None:
     assert isinstance(sampler, FixedStep)
     # What is left of the evaluations was spent on v_old, at samples of negative weight.
     negative = (nfe - train.samples * (sampler.steps + 2 * train.updates)) // train.updates
-    x = torch.randn(train.samples, *parts.backbone.sample_shape)
+    x = torch.randn(train.samples, *parts.backbone.sample_shape, device=state.device)
     prompts = list(parts.prompts) * train.samples
     with torch.no_grad(), state.autocast():
         for i in range(sampler.steps):
-            policy.velocity(torch.tensor(i / sampler.steps), x, {})
+            policy.velocity(torch.tensor(i / sampler.steps, device=state.device), x, {})
     images = torch.rand_like(x)
     with torch.no_grad():
         parts.reward.score(images, prompts)
         for judge in parts.heldout.values():
             judge.score(images, prompts)
             judge.features(images)
-    t = torch.rand(train.samples)
+    t = torch.rand(train.samples, device=state.device)
     for group in state.optimizer.param_groups:
         group["lr"] = 0.0
     for _ in range(train.updates):

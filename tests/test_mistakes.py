@@ -38,6 +38,11 @@ GMM = ("run", "--backbone", "gmm", "--reward", "component")
         (("run", "--reward", "component"), "'component' scores points, but backbone 'unet' produces images"),
         (("run", "--config", "gone.toml"), "cannot read configuration gone.toml"),
         (("run", "--nonsense"), "No such option"),
+        (("run", "--device", "meta"), "train.device: 'meta' cannot be used here"),
+        (("run", "--out", "x" * 300), "run folder xxx"),
+        (("run", "--set", "heldout.name=none", "--set", "heldout.model=mnist"), "there is no held-out judge here"),
+        (("run", "--set", "train.samples=1000000000000"), "train.samples: input should be less than or equal"),
+        (("sample", "gone", "--seed", "99999999999999999999999"), "is not in the range"),
         (("resume", "gone"), "gone is not a run folder"),
         (("sample", "gone"), "gone is not a run folder"),
         (("report", "gone"), "gone is not a run folder"),
@@ -68,6 +73,25 @@ def test_a_run_folder_is_never_overwritten(orwcfm, tmp_path):
 def test_files_that_are_not_weights_are_refused(orwcfm, tmp_path):
     (tmp_path / "evil.safetensors").write_bytes(b"\x80\x04cos\nsystem\n")
     assert "not a file of this U-Net" in orwcfm("run", "--set", "backbone.weights=evil.safetensors", code=2).stderr
+
+
+def test_mistakes_around_a_run_that_exists(orwcfm, tmp_path):
+    orwcfm(*GMM, "--rounds", 1, "--out", "run")
+    run = tmp_path / "run"
+    assert "expected a PNG file, got a folder" in orwcfm("sample", run, "--out", run / "samples", code=2).stderr
+    assert "is unconditional here" in orwcfm("sample", run, "--prompt", "a bag", code=2).stderr
+    settings = (run / "run.toml").read_text()
+    (run / "run.toml").write_text(settings.replace("rounds = 1", "rounds = true"))
+    assert "train.rounds" in orwcfm("resume", run, code=2).stderr
+    (run / "run.toml").write_text(settings.replace('prompt = [\n    "",\n]', "prompt = 3"))
+    assert "reward.prompt: expected a string" in orwcfm("resume", run, code=2).stderr
+    orwcfm("report", run)
+    (run / "run.toml").write_bytes(b"\xff\xfe")
+    assert "run.toml" in orwcfm("report", run, code=2).stderr
+    (run / "run.toml").write_text(settings)
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    assert "metrics.jsonl" in orwcfm("resume", run, code=1).stderr
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(orwcfm, tmp_path):

@@ -13,7 +13,7 @@ from orwcfm_core.sampler import build_sampler
 from orwcfm_core.trainer import Components, State, Trainer
 from orwcfm_core.weighting import build_weighting
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "choose_device"]
 
 
 def assemble(config: RunConfig) -> tuple[Trainer, State]:
@@ -30,7 +30,8 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
     heldout = {}
     if config.heldout:
         heldout[config.heldout.name] = config.heldout.plugin.build(config.heldout.config, Reward)
-    specs = [choice.plugin.spec for choice in (config.reward, config.heldout) if choice]
+    choices = [choice.plugin.spec for choice in (config.reward, config.heldout) if choice]
+    specs = [spec for spec in choices if isinstance(spec, RewardSpec)]
     components = Components(
         backbone=backbone,
         reward=reward,
@@ -40,19 +41,21 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
         prompts=config.prompts,
         reward_name=config.reward.name,
         heldout=heldout,
-        points=[spec.name for spec in specs if isinstance(spec, RewardSpec) and spec.accepts == "points"],
+        points=[spec.name for spec in specs if spec.accepts == "points"],
+        probabilities=[spec.name for spec in specs if spec.value_range == (0.0, 1.0)],
         feature_space=next(iter(heldout.values()), reward),
     )
     trainer = config.trainer.plugin.build(config.trainer.config, Trainer)
-    return trainer, trainer.start(components, config.sampler.ema, _device(config.train.device))
+    return trainer, trainer.start(components, config.sampler.ema, choose_device(config.train.device))
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device of this name, if it works."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     try:
         device = (accelerator or torch.device("cpu")) if name == "auto" else torch.device(name)
         torch.zeros(1, device=device)
+        torch.Generator(device)
     except (RuntimeError, AssertionError) as e:
         reason = str(e).splitlines()[0]
         raise UserError(f"train.device: '{name}' cannot be used here: {reason}") from e

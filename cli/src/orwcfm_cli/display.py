@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 __all__ = ["Display"]
+
+
+class _TwoLines(Progress):
+    """A bar, and the newest numbers below it, which would not fit beside it on 80 columns."""
+
+    numbers = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.numbers)
 
 
 class Display:
@@ -22,15 +34,15 @@ class Display:
     def __init__(self, rounds: int, done: int) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.rounds = rounds
-        self.progress = Progress(
-            BarColumn(bar_width=24),
+        self.progress = _TwoLines(
+            BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("", total=rounds, completed=done, numbers="")
+        self.task = self.progress.add_task("", total=rounds, completed=done)
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -47,10 +59,11 @@ class Display:
 
     def round(self, metrics: dict[str, Any]) -> None:
         """Show a round's metrics."""
-        numbers = _numbers(metrics)
-        self.progress.update(self.task, completed=metrics["round"], numbers=numbers)
+        self.progress.numbers = _numbers(metrics)
+        self.progress.update(self.task, completed=metrics["round"])
         if not self.console.is_terminal:
-            self.note(f"round {metrics['round']}/{self.rounds}  {numbers}  {metrics['seconds']:.1f} s")
+            left = (self.rounds - metrics["round"]) * metrics["seconds"]
+            self.note(f"round {metrics['round']}/{self.rounds}  {self.progress.numbers}  {left:.0f} s left")
 
 
 def _numbers(metrics: dict[str, Any]) -> str:
@@ -62,4 +75,4 @@ def _numbers(metrics: dict[str, Any]) -> str:
         "diversity": metrics["diversity"],
         "ESS": metrics["ess"],
     }
-    return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    return "  ".join(f"{name} {'none' if value is None else f'{value:.3f}'}" for name, value in shown.items())

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from orwcfm_core.config import SECTIONS, RunConfig
-from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.errors import UserError
 from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
 
+from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.options import read_toml, to_toml
 
 __all__ = ["RunFolder"]
@@ -43,7 +44,11 @@ class RunFolder:
         if path is None:
             stem = f"{config.reward.name}-{config.reg.name}"
             path = next(p for n in range(1, 100_000) if not (p := Path("runs") / f"{stem}-{n:03d}").exists())
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        try:
+            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        except OSError as e:
+            raise UserError(f"run folder {path}: {e.strerror}") from e
+        if taken:
             raise UserError(
                 f"run folder {path} exists already; choose another --out, or go on with: orwcfm resume {path}"
             )
@@ -82,10 +87,7 @@ class RunFolder:
         dists = {choice.plugin.dist for choice in choices if choice} | {"orwcfm", "orwcfm-core", "torch"}
         versions = {dist: version(dist) for dist in sorted(dists)}
         text = to_toml({**config.tables(), "versions": versions, "notes": notes})
-        try:
-            (self.path / "run.toml").write_text(text)
-        except OSError as e:
-            raise RunError(f"cannot write {self.path / 'run.toml'}: {e.strerror}") from e
+        replace_file(self.path / "run.toml", text.encode())
 
     def read_config(self) -> RunConfig:
         """The configuration that `write_config` wrote.
@@ -98,18 +100,23 @@ class RunFolder:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a small JSON file."""
-        (self.path / name).write_text(json.dumps(content, indent=1) + "\n")
+        replace_file(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a round's line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(metrics) + "\n")
 
-    def truncate_metrics(self, rounds: int) -> None:
-        """Drop the lines of rounds that the newest checkpoint does not know."""
+    def rewind(self, rounds: int) -> None:
+        """Drop what is newer than the newest checkpoint: lines of later rounds, and a result if there will be another.
+
+        Args:
+            rounds: Rounds that the checkpoint has done.
+        """
         file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        file.write_text("".join(lines[:rounds]))
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        replace_file(file, b"".join(lines[:rounds]))
+        (self.path / "final.json").unlink(missing_ok=True)
 
     def grid(self, round_number: int) -> Path:
         """Path of the picture of a round."""

@@ -98,7 +98,7 @@ def resume(run: Path, as_json: bool) -> None:
 @run_argument
 @click.option("--count", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Pictures to draw.")
 @click.option("--prompt", multiple=True, help="Prompt; may be given several times.  [default: those of the run]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the noise.")
 @click.option("--reference", is_flag=True, help="Sample the model as it was before fine-tuning.")
 @click.option("--out", type=click.Path(path_type=Path), help="PNG file.  [default: RUN/sample.png]")
 @as_json
@@ -164,7 +164,7 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         return
     width = max(len(key) for key in result)
     for key, value in result.items():
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        text = f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
         click.echo(f"{key.replace('_', ' '):<{width}}  {text}")
 
 
@@ -176,8 +176,12 @@ def main() -> None:
         e.show()
         sys.exit(e.exit_code)
     except click.Abort:
+        click.echo("interrupted; what a run has saved stays, and orwcfm resume goes on with it", err=True)
         sys.exit(130)
     except (UserError, RunError) as e:
         for line in str(e).splitlines():
             click.echo(f"error: {line}", err=True)
         sys.exit(e.exit_code)
+    except OSError as e:
+        click.echo(f"error: {e.filename or 'file'}: {e.strerror or e}", err=True)
+        sys.exit(RunError.exit_code)

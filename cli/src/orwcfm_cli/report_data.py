@@ -62,7 +62,11 @@ class RunRecord:
     def prompts(self) -> list[str]:
         """Prompts that are not empty."""
         given = self.option("reward", "prompt", [])
-        return [str(p) for p in ([given] if isinstance(given, str) else given) if str(p).strip()]
+        return [
+            str(p)
+            for p in ([given] if isinstance(given, str) else given if isinstance(given, list) else [])
+            if str(p).strip()
+        ]
 
     @property
     def goal(self) -> str:

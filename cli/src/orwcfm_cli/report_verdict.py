@@ -110,7 +110,8 @@ def _ideal(run: RunRecord) -> tuple[float, str] | None:
 
 
 def _kept(run: RunRecord) -> float | None:
-    ideal, end = _ideal(run), run.end("satisfying_diversity") or run.end("diversity")
+    ideal, end = _ideal(run), run.end("satisfying_diversity")
+    end = run.end("diversity") if end is None else end
     return end / ideal[0] if ideal and end is not None else None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +13,15 @@ from types import FrameType
 from typing import Any
 
 import torch
-from orwcfm_core.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from orwcfm_core.backbone import Backbone
+from orwcfm_core.checkpoint import load_checkpoint, load_sampling_policy, newest_checkpoint, save_checkpoint
 from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.evaluation import evaluate
-from orwcfm_core.trainer import State, Trainer
+from orwcfm_core.sampler import build_sampler
+from orwcfm_core.trainer import State, Trainer, autocast, choose_precision, draw
 
-from orwcfm_cli.assemble import assemble
+from orwcfm_cli.assemble import assemble, choose_device
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.pictures import save_grid
@@ -72,14 +76,14 @@ def resume(path: Path) -> dict[str, Any]:
     checkpoint = newest_checkpoint(folder.checkpoints)
     trainer, state = assemble(config)
     load_checkpoint(state, checkpoint)
-    folder.truncate_metrics(state.round)
+    folder.rewind(state.round)
     with Display(config.train.rounds, done=state.round) as display:
         display.note(f"run folder {folder.path}, from round {state.round}")
         return _go_on(trainer, state, folder, config, display)
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
-    """Build everything, do one round that is thrown away, and say what a run would take.
+    """Build everything, do two rounds and an evaluation that are thrown away, and say what a run would take.
 
     Args:
         config: The run's configuration.
@@ -88,12 +92,19 @@ def plan(config: RunConfig) -> dict[str, Any]:
         The plan: seconds, GiB and counts.
     """
     trainer, state = assemble(config)
-    first = trainer.round(state)
     train = config.train
+    # The first round warms up.
+    trainer.round(state)
+    began = time.perf_counter()
+    first = trainer.round(state)
+    round_seconds = time.perf_counter() - began
+    evaluate(state, _EVALUATED, train.micro_batch)
+    evaluation_seconds = time.perf_counter() - began - round_seconds
     if state.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(state.device) / 2**30
     else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        unit = 2**30 if sys.platform == "darwin" else 2**20
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     return {
         "device": f"{state.device}, {state.precision}",
         "reward": state.components.reward.describe(),
@@ -103,8 +114,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "model_evaluations": train.rounds * int(first["nfe"]),
         "trainable_parameters": sum(p.numel() for p in state.ema.parameters),
         "memory_gib": memory,
-        "seconds_per_round": first["seconds"],
-        "seconds": first["seconds"] * train.rounds,
+        "seconds_per_round": round_seconds,
+        "seconds": round_seconds * train.rounds + 2 * evaluation_seconds,
     }
 
 
@@ -126,16 +137,24 @@ def sample(
     """
     folder = RunFolder.open(path)
     config = folder.read_config()
-    _, state = assemble(config)
-    if not reference:
-        load_checkpoint(state, newest_checkpoint(folder.checkpoints))
-    chosen = prompts or config.prompts
-    if len(chosen) > 1 and not state.components.backbone.encode(chosen[:1]):
-        raise UserError(f"--prompt: {len(chosen)} prompts, but backbone '{config.backbone.name}' is unconditional here")
-    images = _draw(state, count, chosen, seed, config.train.micro_batch)
+    if out and out.is_dir():
+        raise UserError(f"--out {out}: expected a PNG file, got a folder")
+    torch.set_flush_denormal(True)
+    device = choose_device(config.train.device)
+    backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
+    if prompts and not backbone.encode(prompts):
+        raise UserError(f"--prompt: backbone '{config.backbone.name}' is unconditional here, and reads no prompt")
+    checkpoint = newest_checkpoint(folder.checkpoints)
+    load_sampling_policy(backbone.policy(), checkpoint)
+    backbone.to(device)
+    field = backbone.reference() if reference else backbone.policy()
+    noise, texts = _noise(backbone, count, seed, device), _shared(prompts or config.prompts, count)
+    sampler, micro_batch = build_sampler(config.sampler), config.train.micro_batch
+    with autocast(device, choose_precision(config.train.precision, device)):
+        x_1, _ = draw(backbone, field, sampler, noise, texts, micro_batch)
     target = out or folder.path / "sample.png"
-    save_grid(target, images)
-    return {"picture": str(target), "count": count, "round": state.round}
+    save_grid(target, backbone.to_images(x_1).cpu())
+    return {"picture": str(target), "count": count, "round": 0 if reference else int(checkpoint.name[6:])}
 
 
 def _go_on(trainer: Trainer, state: State, folder: RunFolder, config: RunConfig, display: Display) -> dict[str, Any]:
@@ -148,9 +167,10 @@ def _go_on(trainer: Trainer, state: State, folder: RunFolder, config: RunConfig,
             display.round(metrics)
             if state.round % train.grid_every == 0 or state.round == train.rounds:
                 _picture(state, folder, config)
-            if state.round % train.checkpoint_every == 0 or state.round == train.rounds or interrupted():
+            if state.round % train.checkpoint_every == 0 or state.round == train.rounds:
                 save_checkpoint(state, folder.checkpoints, train.keep)
     if state.round < train.rounds:
+        save_checkpoint(state, folder.checkpoints, train.keep)
         write_report(folder.path)
         display.note(f"interrupted and saved after round {state.round}; go on with: orwcfm resume {folder.path}")
         raise SystemExit(130)
@@ -178,17 +198,22 @@ def _notes(state: State, config: RunConfig) -> dict[str, str]:
 
 
 def _picture(state: State, folder: RunFolder, config: RunConfig) -> None:
-    """Draw the grid of this round, from the same noise every time."""
-    images = _draw(state, _GRID, config.prompts, config.train.seed, config.train.micro_batch)
-    save_grid(folder.grid(state.round), images)
+    """Draw the grid of this round, from the same noise of its own every time, so that training is not disturbed."""
+    backbone = state.components.backbone
+    noise = _noise(backbone, _GRID, config.train.seed, state.device)
+    x_1, _ = state.sample(noise, _shared(config.prompts, _GRID), config.train.micro_batch)
+    save_grid(folder.grid(state.round), backbone.to_images(x_1).cpu())
 
 
-def _draw(state: State, count: int, prompts: Sequence[str], seed: int, micro_batch: int) -> torch.Tensor:
-    """Images `(count, C, H, W)` in [0, 1] from noise of its own seed, so that training is not disturbed."""
-    generator = torch.Generator(state.device).manual_seed(seed)
-    noise = torch.randn((count, *state.components.backbone.sample_shape), generator=generator, device=state.device)
-    x_1, _ = state.sample(noise, [prompts[i % len(prompts)] for i in range(count)], micro_batch)
-    return state.components.backbone.to_images(x_1).cpu()
+def _noise(backbone: Backbone, count: int, seed: int, device: torch.device) -> torch.Tensor:
+    """Standard normal noise of a seed, `(count, *)`."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn((count, *backbone.sample_shape), generator=generator, device=device)
+
+
+def _shared(prompts: Sequence[str], count: int) -> list[str]:
+    """Prompts for `count` pictures, in turn."""
+    return [prompts[i % len(prompts)] for i in range(count)]
 
 
 @contextmanager

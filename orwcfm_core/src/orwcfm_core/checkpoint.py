@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from orwcfm_core.backbone import Policy
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.trainer import State
 
-__all__ = ["load_checkpoint", "newest_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "load_sampling_policy", "newest_checkpoint", "save_checkpoint"]
 
 _MANIFEST = "manifest.json"
 
@@ -42,11 +43,16 @@ def save_checkpoint(state: State, folder: Path, keep: int) -> Path:
     final = folder / f"round_{state.round:04d}"
     temporary = folder / f".{final.name}.{os.getpid()}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for stale in folder.glob(".round_*"):
+            shutil.rmtree(stale, ignore_errors=True)
         temporary.mkdir(parents=True)
         for name, tensors in _tensors(state).items():
             save_file(tensors, temporary / f"{name}.safetensors")
-        about = {"round": state.round, "weighting": state.components.weighting.state()}
+        about = {
+            "round": state.round,
+            "weighting": state.components.weighting.state(),
+            "computed": f"{state.device.type}, {state.precision}",
+        }
         (temporary / "state.json").write_text(json.dumps(about))
         digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
         (temporary / _MANIFEST).write_text(json.dumps({"round": state.round, "sha256": digests}, indent=1))
@@ -58,7 +64,7 @@ def save_checkpoint(state: State, folder: Path, keep: int) -> Path:
     except (OSError, SafetensorError) as e:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(f"cannot write checkpoint {final}: {e}; free space, then go on with resume") from e
-    for old in sorted(folder.glob("round_*"))[:-keep]:
+    for old in _by_round(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -69,10 +75,26 @@ def newest_checkpoint(folder: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    for candidate in sorted(folder.glob("round_*"), reverse=True):
+    for candidate in reversed(_by_round(folder)):
         if _intact(candidate):
             return candidate
-    raise UserError(f"no intact checkpoint in {folder}")
+    raise UserError(f"no intact checkpoint in {folder}: nothing to go on from; start a new run")
+
+
+def load_sampling_policy(policy: Policy, checkpoint: Path) -> None:
+    """Give a policy the weights that a checkpoint's run samples from.
+
+    Args:
+        policy: Of the same backbone; changed in place.
+        checkpoint: From `newest_checkpoint`.
+
+    Raises:
+        UserError: The checkpoint is of another model.
+    """
+    try:
+        _copy(load_file(checkpoint / "sampling.safetensors"), policy.parameters())
+    except (OSError, ValueError, SafetensorError) as e:
+        raise UserError(f"{checkpoint} is not a checkpoint of this model: {e}") from e
 
 
 def load_checkpoint(state: State, checkpoint: Path) -> None:
@@ -83,7 +105,7 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
         checkpoint: From `newest_checkpoint`.
 
     Raises:
-        UserError: The checkpoint is of another model.
+        UserError: The checkpoint is of another model, or was computed on another kind of device.
     """
     device = str(state.device)
     policy = state.components.backbone.policy().parameters()
@@ -94,12 +116,18 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
         about = json.loads((checkpoint / "state.json").read_text())
     except (OSError, ValueError, SafetensorError) as e:
         raise UserError(f"{checkpoint} is not a checkpoint of this model: {e}") from e
+    here = f"{state.device.type}, {state.precision}"
+    if about["computed"] != here:
+        raise UserError(f"{checkpoint} was computed on {about['computed']}, and this is {here}: resume it there")
     state.generator.set_state(stored.pop("generator").cpu())
+    torch.set_rng_state(stored.pop("global_generator").cpu())
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in stored.items():
         index, key = name.split(".")
-        # The optimiser keeps its step count on the CPU wherever the parameters are.
-        moments.setdefault(int(index), {})[key] = tensor.cpu() if key == "step" else tensor
+        # The optimiser keeps its step count on the CPU, and its averages in the parameters' memory format.
+        parameter = state.ema.parameters[int(index)]
+        value = tensor.cpu() if key == "step" else torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        moments.setdefault(int(index), {})[key] = value
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     state.components.weighting.load_state(about["weighting"])
     state.round = about["round"]
@@ -113,7 +141,7 @@ def _tensors(state: State) -> dict[str, dict[str, Tensor]]:
     files: dict[str, dict[str, Any]] = {
         "policy": dict(policy),
         "sampling": dict(zip(policy, state.ema.average, strict=True)),
-        "training": training | {"generator": state.generator.get_state()},
+        "training": training | {"generator": state.generator.get_state(), "global_generator": torch.get_rng_state()},
     }
     return {f: {name: t.detach().contiguous() for name, t in tensors.items()} for f, tensors in files.items()}
 
@@ -126,6 +154,12 @@ def _copy(stored: dict[str, Tensor], into: Any) -> None:
         if tensor.shape != into[name].shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(into[name].shape)}")
         into[name].copy_(tensor)
+
+
+def _by_round(folder: Path) -> list[Path]:
+    """All checkpoints, oldest first."""
+    found = [path for path in folder.glob("round_*") if path.name.removeprefix("round_").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("round_")))
 
 
 def _intact(checkpoint: Path) -> bool:

@@ -107,10 +107,10 @@ class TrainConfig(ComponentConfig):
     """Options that every trainer has."""
 
     rounds: int = Field(60, ge=1, description="Rounds of sampling, scoring and updating.")
-    samples: int = Field(128, ge=2, description="Samples per round.")
+    samples: int = Field(128, ge=2, le=1_000_000, description="Samples per round.")
     group: int | None = Field(None, ge=2, description="Samples per prompt in a round; unset: prompts share them.")
-    updates: int = Field(4, ge=1, description="Updates per round, each on all of its samples.")
-    draws: int = Field(1, ge=1, description="Draws of time and noise per sample in an update.")
+    updates: int = Field(4, ge=1, le=1_000_000, description="Updates per round, each on all of its samples.")
+    draws: int = Field(1, ge=1, le=10_000, description="Draws of time and noise per sample in an update.")
     coupling: Literal["independent", "optimal-transport"] = Field(
         "independent", description="How noise is paired with samples."
     )
@@ -118,7 +118,7 @@ class TrainConfig(ComponentConfig):
     warmup: int = Field(10, ge=0, description="Updates over which the learning rate rises from 0.")
     decay: float = Field(0.1, ge=0, le=1, description="Share of the learning rate that is left at the end (cosine).")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    micro_batch: int = Field(256, ge=1, description="Samples in memory at once; never changes the result.")
+    micro_batch: int = Field(256, ge=1, description="Samples in the networks at once; never changes the result.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field(

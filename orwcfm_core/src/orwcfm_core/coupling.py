@@ -48,6 +48,6 @@ def optimal_transport(x_0: Tensor, x_1: Tensor) -> Tensor:
         from scipy.optimize import linear_sum_assignment
     except ImportError as e:
         raise UserError("train.coupling: optimal-transport needs scipy; pip install 'orwcfm-core[ot]'") from e
-    cost = torch.cdist(x_1.flatten(1).double(), x_0.flatten(1).double()).square()
-    _, order = linear_sum_assignment(cost.cpu().numpy())
+    cost = torch.cdist(x_1.flatten(1).cpu().double(), x_0.flatten(1).cpu().double()).square()
+    _, order = linear_sum_assignment(cost.numpy())
     return x_0[torch.from_numpy(order).to(x_0.device)]

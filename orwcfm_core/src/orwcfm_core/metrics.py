@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["diversity", "effective_sample_size"]
+__all__ = ["diversity", "effective_sample_size", "mean_and_std"]
 
 
 def effective_sample_size(weights: Tensor) -> float:
@@ -14,7 +14,7 @@ def effective_sample_size(weights: Tensor) -> float:
     Args:
         weights: `(B,)`; signed weights count by their size.
     """
-    w = weights.abs().double()
+    w = weights.abs().cpu().double()
     total = float(w.square().sum())
     return float(w.sum().square()) / (total * len(w)) if total > 0 else 0.0
 
@@ -28,5 +28,14 @@ def diversity(features: Tensor) -> float:
     n = len(features)
     if n < 2:
         return 0.0
-    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    unit = torch.nn.functional.normalize(features.cpu().double(), dim=1)
     return float(torch.pdist(unit).mean())
+
+
+def mean_and_std(values: Tensor) -> tuple[float | None, float | None]:
+    """Mean and standard deviation; None of nothing, which is not the same as 0.
+
+    Args:
+        values: `(N,)`.
+    """
+    return (float(values.mean()), float(values.std(correction=0))) if len(values) else (None, None)

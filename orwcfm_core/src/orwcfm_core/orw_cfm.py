@@ -13,7 +13,8 @@ from torch import Tensor
 from orwcfm_core.backbone import Condition, select
 from orwcfm_core.coupling import couple
 from orwcfm_core.errors import RunError
-from orwcfm_core.metrics import diversity, effective_sample_size
+from orwcfm_core.metrics import diversity, effective_sample_size, mean_and_std
+from orwcfm_core.regularizer import penalise
 from orwcfm_core.reward import score
 from orwcfm_core.trainer import State, Trainer, repeat_condition
 
@@ -64,8 +65,12 @@ class OrwCfm(Trainer):
         prompts, groups = self._prompts(state)
 
         x_1, nfe = state.sample(state.noise(config.samples), prompts, config.micro_batch)
+        # A sample that is not a number gets weight 0, and 0 times it would still not be a number.
+        finite = x_1.flatten(1).isfinite().all(1)
+        x_1 = x_1.nan_to_num(0.0, 0.0, 0.0)
         images = parts.backbone.to_images(x_1)
         scores, valid = score(parts.reward_name, parts.reward, parts.shown(parts.reward_name, x_1, images), prompts)
+        valid &= finite
         weights = parts.weighting.weights(scores, valid, groups)
 
         condition = parts.backbone.encode(prompts)
@@ -74,9 +79,11 @@ class OrwCfm(Trainer):
         state.round += 1
 
         seconds = time.perf_counter() - began
+        reward_mean, reward_std = mean_and_std(scores[valid])
         return {
             "round": state.round,
-            **_moments("reward", scores[valid]),
+            "reward_mean": reward_mean,
+            "reward_std": reward_std,
             **self._heldout(state, x_1, images, prompts),
             "velocity_divergence": trace[0]["velocity_divergence"],
             "diversity": diversity(parts.features(images)),
@@ -92,18 +99,18 @@ class OrwCfm(Trainer):
         """The prompt of each sample of this round, and its number."""
         known, samples = state.components.prompts, self.config.samples
         if self.config.group is None:
-            numbers = [i % len(known) for i in range(samples)]
+            numbers = [(state.round * samples + i) % len(known) for i in range(samples)]
         else:
             per_round = samples // self.config.group
             first = state.round * per_round
             numbers = [(first + i // self.config.group) % len(known) for i in range(samples)]
         return [known[n] for n in numbers], torch.tensor(numbers, device=state.device)
 
-    def _heldout(self, state: State, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> dict[str, float]:
+    def _heldout(self, state: State, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> dict[str, float | None]:
         means = {}
         for name, judge in state.components.heldout.items():
             values, valid = score(name, judge, state.components.shown(name, x_1, images), prompts)
-            means[f"heldout_{name}"] = float(values[valid].mean()) if valid.any() else 0.0
+            means[f"heldout_{name}"] = mean_and_std(values[valid])[0]
         return means
 
     def _update(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition, index: int) -> dict[str, float]:
@@ -159,7 +166,7 @@ class OrwCfm(Trainer):
         with torch.no_grad():
             v_ref = self._velocity(state, backbone.reference(), batch, rows)
         w = batch.w[rows]
-        penalty = regularizer.penalty(v, v_ref, batch.t[rows], batch.x_t[rows], w)
+        penalty = penalise(regularizer, v, v_ref, batch.t[rows], batch.x_t[rows], w)
         return {
             "loss": w.abs() * _mean_square(v - y_t[rows]) + regularizer.alpha * penalty,
             "penalty": penalty,
@@ -193,9 +200,3 @@ def learning_rate(config: Any, step: int) -> float:
 def _mean_square(x: Tensor) -> Tensor:
     """Mean square over all but the first dimension, `(B,)`."""
     return x.flatten(1).square().mean(1)
-
-
-def _moments(name: str, values: Tensor) -> dict[str, float]:
-    if not len(values):
-        return {f"{name}_mean": 0.0, f"{name}_std": 0.0}
-    return {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std(correction=0))}

@@ -94,9 +94,10 @@ class RewardSpec(Spec):
 
     Args:
         accepts: `images` in [0, 1], or `points`: the backbone's samples as they are.
-        value_range: Smallest and largest score, None where unbounded.
-        deterministic: The same images always score the same.
-        differentiable: Gradients reach the images.
+        value_range: Smallest and largest score, None where unbounded; a judge of (0.0, 1.0) gives probabilities, and
+            a sample satisfies its prompt from one half on.
+        deterministic: The same images always score the same; for the user's information.
+        differentiable: Gradients reach the images; for the user's information.
         reads_prompts: The score depends on the prompt.
     """
 

@@ -6,7 +6,10 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-__all__ = ["Regularizer"]
+from orwcfm_core.errors import RunError
+from orwcfm_core.registry import blame
+
+__all__ = ["Regularizer", "penalise"]
 
 
 class Regularizer(ABC):
@@ -33,3 +36,16 @@ class Regularizer(ABC):
         Returns:
             Penalty per sample, `(B,)`.
         """
+
+
+def penalise(regularizer: Regularizer, v: Tensor, v_ref: Tensor, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+    """The penalty, `(B,)`, checked; arguments as in `Regularizer.penalty`.
+
+    Raises:
+        RunError: The regularizer raised, or returned another shape.
+    """
+    with blame(f"regularizer {type(regularizer).__name__}", RunError):
+        penalty = regularizer.penalty(v, v_ref, t, x, weights)
+        if penalty.shape != weights.shape:
+            raise RunError(f"returned shape {tuple(penalty.shape)}, expected {tuple(weights.shape)}")
+    return penalty

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from orwcfm_core.config import SAMPLERS, SECTIONS, WEIGHTINGS, Choice, RunConfig, TrainConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions
-from orwcfm_core.registry import Registry
+from orwcfm_core.registry import Registry, blame
 
 __all__ = ["resolve"]
 
@@ -34,6 +34,9 @@ class _Reader:
         if not isinstance(given, list | tuple) or not all(isinstance(p, str) for p in given):
             self.errors.append(f"reward.prompt: expected a string or a list of strings, got {prompt!r}")
             return ()
+        if any("\ud800" <= letter <= "\udfff" for p in given for letter in p):
+            self.errors.append(f"reward.prompt: expected valid Unicode, got {prompt!r}")
+            return ()
         return tuple(given)
 
     def component(self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None) -> Choice | None:
@@ -52,6 +55,8 @@ class _Reader:
         """Choose a reward, with the backbone's suggestions for it; a run can do without a judge, called `none`."""
         name = str(self.tables.get(section, {}).get("name", default))
         if section == "heldout" and name == "none":
+            left = sorted(self.tables.get(section, {}).keys() - {"name"})
+            self.errors += [f"heldout.{option}: there is no held-out judge here; set heldout.name" for option in left]
             return None
         return self.component(section, "reward", name, suggested.rewards.get(name.partition("@")[0], {}))
 
@@ -60,20 +65,20 @@ class _Reader:
     ) -> ComponentConfig | None:
         """Read a section's options; on a mistake, note it and return None."""
         given = self.tables.get(section, {})
-        try:
-            return model.model_validate({**(below or {}), **given})
-        except ValidationError as e:
-            self.errors += [_explain(section, owner, model, error) for error in e.errors()]
-            return None
+        with blame(f"options of '{owner}'", UserError):
+            try:
+                return model.model_validate({**(below or {}), **given})
+            except ValidationError as e:
+                self.errors += [_explain(section, owner, model, error) for error in e.errors()]
+        return None
 
     def named(self, section: str, table: Mapping[str, type[Any]], default: str) -> Any:
         """Read a section whose name chooses one of a fixed set."""
-        name = str(self.tables.get(section, {}).setdefault("name", default)) if section in self.tables else default
+        name = str(self.pop(section, "name", default))
         if name not in table:
             self.errors.append(f"{section}.name: unknown {section} '{name}', {_hint(name, table)}")
             return None
-        self.tables.setdefault(section, {})["name"] = name
-        return self.options(section, table[name], name)
+        return self.options(section, table[name], name, {"name": name})
 
 
 def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunConfig:
@@ -106,7 +111,7 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
             f"reward.prompt: {len(prompts)} prompts, but backbone '{backbone.name}' is unconditional here: it could "
             "not tell which one to draw; give one prompt, or a conditional backbone (backbone.conditional=true)"
         )
-    reader.errors += _misfits(backbone, reward, heldout, trainer)
+    reader.errors += _misfits(backbone, reward, heldout) + _geometry(trainer, len(prompts))
     if reader.errors:
         raise UserError("\n".join(reader.errors))
     assert backbone
@@ -121,7 +126,8 @@ def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Sugge
     spec = backbone.plugin.spec if backbone else None
     if backbone is None or not isinstance(spec, BackboneSpec):
         return Suggestions(), False
-    return spec.suggest(backbone.config, given), spec.conditional(backbone.config)
+    with blame(str(backbone.plugin), UserError):
+        return spec.suggest(backbone.config, given), spec.conditional(backbone.config)
 
 
 def _judge(registry: Registry, suggested: Suggestions, reward: Choice | None, prompts: tuple[str, ...]) -> str:
@@ -132,9 +138,7 @@ def _judge(registry: Registry, suggested: Suggestions, reward: Choice | None, pr
     return next((j for j in suggested.heldout if j in others and (reward is None or j != reward.name)), "none")
 
 
-def _misfits(
-    backbone: Choice | None, reward: Choice | None, heldout: Choice | None, trainer: Choice | None
-) -> list[str]:
+def _misfits(backbone: Choice | None, reward: Choice | None, heldout: Choice | None) -> list[str]:
     """Components that do not fit each other."""
     errors = []
     for section, choice in (("reward", reward), ("heldout", heldout)):
@@ -142,11 +146,22 @@ def _misfits(
             errors.append(
                 f"{section}.name: '{choice.name}' scores points, but backbone '{backbone.name}' produces images"
             )
-    if trainer and isinstance(trainer.config, TrainConfig):
-        samples, group = trainer.config.samples, trainer.config.group
-        if group and samples % group:
-            errors.append(f"train.group: {samples} samples (train.samples) are not a multiple of {group}")
     return errors
+
+
+def _geometry(trainer: Choice | None, prompts: int) -> list[str]:
+    """Mistakes in how a round's samples are shared among prompts."""
+    if trainer is None or not isinstance(trainer.config, TrainConfig):
+        return []
+    samples, group = trainer.config.samples, trainer.config.group
+    if group and samples % group:
+        return [f"train.group: {samples} samples (train.samples) are not a multiple of {group}"]
+    if not group and samples < 2 * prompts:
+        return [
+            f"train.samples: {samples} samples are fewer than 2 for each of {prompts} prompts, and one alone cannot be "
+            "compared; set train.group to draw fewer prompts in a round, or more train.samples"
+        ]
+    return []
 
 
 def _reads_prompts(reward: Choice | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orwcfm_core.backbone import Backbone, Condition
+from orwcfm_core.backbone import Backbone, Condition, VelocityField
 from orwcfm_core.config import TrainConfig
 from orwcfm_core.ema import EMA
 from orwcfm_core.regularizer import Regularizer
@@ -18,7 +18,7 @@ from orwcfm_core.reward import Reward
 from orwcfm_core.sampler import Sampler
 from orwcfm_core.weighting import Weighting
 
-__all__ = ["Components", "State", "Trainer", "choose_precision"]
+__all__ = ["Components", "State", "Trainer", "autocast", "choose_precision", "draw", "repeat_condition"]
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Components:
         reward_name: For messages.
         heldout: Judges that are not trained on, by name.
         points: Names of those rewards and judges that score samples as they are instead of images.
+        probabilities: Names of those judges whose scores are probabilities.
         feature_space: Reward whose features measure diversity; None measures it in pixels.
     """
 
@@ -47,6 +48,7 @@ class Components:
     reward_name: str = "reward"
     heldout: Mapping[str, Reward] = field(default_factory=dict)
     points: Collection[str] = ()
+    probabilities: Collection[str] = ()
     feature_space: Reward | None = None
 
     def shown(self, name: str, x_1: Tensor, images: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ class State:
 
     def autocast(self) -> torch.autocast:
         """Compute in the run's precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return autocast(self.device, self.precision)
 
     def noise(self, count: int) -> Tensor:
         """Standard normal noise for `count` samples, `(count, *)`."""
@@ -102,15 +104,39 @@ class State:
         Returns:
             Samples, `(B, *)`, and model evaluations in total.
         """
-        parts, nfe = [], 0
+        backbone, sampler = self.components.backbone, self.components.sampler
         with self.ema.swapped(), self.autocast():
-            for start in range(0, len(noise), micro_batch):
-                part = noise[start : start + micro_batch]
-                condition = self.components.backbone.encode(prompts[start : start + micro_batch])
-                sample = self.components.sampler.sample(self.components.backbone.policy(), part, condition)
-                parts.append(sample.x_1.float())
-                nfe += sample.nfe * len(part)
-        return torch.cat(parts), nfe
+            return draw(backbone, backbone.policy(), sampler, noise, prompts, micro_batch)
+
+
+def draw(
+    backbone: Backbone,
+    field: VelocityField,
+    sampler: Sampler,
+    noise: Tensor,
+    prompts: Sequence[str],
+    micro_batch: int,
+) -> tuple[Tensor, int]:
+    """Sample from a field.
+
+    Args:
+        backbone: Encodes the prompts.
+        field: Its policy or its reference.
+        sampler: Noise to samples.
+        noise: `(B, *)`.
+        prompts: B strings.
+        micro_batch: Samples in the network at once.
+
+    Returns:
+        Samples, `(B, *)` float32, and model evaluations in total.
+    """
+    parts, nfe = [], 0
+    for start in range(0, len(noise), micro_batch):
+        part = noise[start : start + micro_batch]
+        sample = sampler.sample(field, part, backbone.encode(prompts[start : start + micro_batch]))
+        parts.append(sample.x_1.float())
+        nfe += sample.nfe * len(part)
+    return torch.cat(parts), nfe
 
 
 class Trainer(ABC):
@@ -150,6 +176,11 @@ class Trainer(ABC):
         """Do one round, advance `state.round`, and return its metrics (docs/metrics.md)."""
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Compute in `fp32` or `bf16`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def choose_precision(precision: str, device: torch.device) -> str:
     """`auto` becomes bf16 where the device computes in it natively, else fp32."""
     if precision != "auto":
@@ -157,7 +188,8 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
+        native = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bf16" if native else "fp32"
 
 
