@@ -198,3 +198,36 @@ def test_learning_rate_warms_up_and_decays(lab: Any) -> None:
     assert max(rates) <= 0.01
     assert all(a < b for a, b in pairwise(rates[:10]))
     assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_a_sample_that_is_not_a_number_weighs_nothing(lab: Any) -> None:
+    trainer, state = lab.start(weighting=Exp(1.0))
+    noise = state.noise
+    calls = iter([True])
+
+    def broken(count: int) -> Tensor:
+        x = noise(count)
+        if next(calls, False):
+            x[3] = torch.nan
+        return x
+
+    state.noise = broken
+    metrics = trainer.round(state)
+    assert metrics["invalid"] == 1
+    assert all(p.isfinite().all() for p in parameters(state))
+
+
+def test_a_penalty_of_another_shape_ends_the_run_with_its_name(lab: Any) -> None:
+    trainer, state = lab.start(alpha=1.0)
+    state.components.regularizer.penalty = lambda v, v_ref, t, x, weights: (v - v_ref).square().mean()
+    with pytest.raises(RunError, match=r"regularizer SquaredDistance: returned shape \(\), expected \(64,\)"):
+        trainer.round(state)
+
+
+def test_prompts_take_turns_over_the_rounds(lab: Any) -> None:
+    trainer, state = lab.start(samples=6)
+    state.components.prompts = ("a", "b", "c", "d")
+    seen = [trainer._prompts(state)[0]]
+    state.round = 1
+    seen.append(trainer._prompts(state)[0])
+    assert seen == [["a", "b", "c", "d", "a", "b"], ["c", "d", "a", "b", "c", "d"]]
