@@ -81,7 +81,7 @@ def test_mistakes_around_a_run_that_exists(orwcfm, tmp_path):
     assert "expected a PNG file, got a folder" in orwcfm("sample", run, "--out", run / "samples", code=2).stderr
     assert "is unconditional here" in orwcfm("sample", run, "--prompt", "a bag", code=2).stderr
     settings = (run / "run.toml").read_text()
-    (run / "run.toml").write_text(settings.replace("rounds = 1", "rounds = true"))
+    (run / "run.toml").write_text(settings.replace("rounds = 1", "rounds = 'many'"))
     assert "train.rounds" in orwcfm("resume", run, code=2).stderr
     (run / "run.toml").write_text(settings.replace('prompt = [\n    "",\n]', "prompt = 3"))
     assert "reward.prompt: expected a string" in orwcfm("resume", run, code=2).stderr
