@@ -1,10 +1,9 @@
-"""What a round costs beyond its bare model, reward and optimiser calls, as a ratio measured in one run.
+"""What a round of the default run spends outside its model, reward and optimiser calls, as a share of the round.
 
     python benchmarks/overhead.py
 
-Alternates rounds of the default run with a bare loop that makes the same calls on tensors of the same shapes: the
-Euler steps, the reward, the held-out judge with its features, forward and backward of the policy, forward of the
-reference and of the sampling policy, and the optimiser's step; nothing else. Prints the medians and their ratio.
+Every call of the policy's and the reference's velocity, of backward, of the reward, of the held-out judge (with the
+features for diversity) and of the optimiser's step is timed where it is made; the rest of the round is overhead.
 """
 
 from __future__ import annotations
@@ -12,72 +11,68 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from orwcfm_cli.assemble import assemble
-from orwcfm_core.config import TrainConfig
 from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
-from orwcfm_core.sampler import FixedStep
 from orwcfm_core.trainer import State
+
+
+class Stopwatch:
+    """Adds up the time that wrapped calls take; a call within a call counts once."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.running = False
+
+    def wrap(self, owner: Any, name: str) -> None:
+        """Time every call of `owner.name`."""
+        call: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self.running:
+                return call(*args, **kwargs)
+            self.running, began = True, time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.running, self.seconds = False, self.seconds + time.perf_counter() - began
+
+        setattr(owner, name, timed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=15, help="pairs of a round and a bare loop")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds to measure")
     args = parser.parse_args()
 
-    config = resolve({}, Registry())
-    trainer, state = assemble(config)
+    trainer, state = assemble(resolve({}, Registry()))
+    watch = Stopwatch()
+    watch_calls(watch, state)
     trainer.round(state)
-    rounds, bare = [], []
-    for _ in range(args.pairs):
-        began = time.perf_counter()
-        metrics = trainer.round(state)
-        rounds.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        bare_round(state, config.train, metrics["nfe"])
-        bare.append(time.perf_counter() - began)
-    ratio = statistics.median(r / b for r, b in zip(rounds, bare, strict=True))
-    print(f"round {statistics.median(rounds):.3f} s, bare calls {statistics.median(bare):.3f} s, ratio {ratio:.3f}")
+    totals, shares = [], []
+    for _ in range(args.rounds):
+        watch.seconds, began = 0.0, time.perf_counter()
+        trainer.round(state)
+        totals.append(time.perf_counter() - began)
+        shares.append(1 - watch.seconds / totals[-1])
+    total, share = statistics.median(totals), statistics.median(shares)
+    print(f"round {total:.3f} s, of which outside model, reward and optimiser calls {100 * share:.1f} %")
 
 
-def bare_round(state: State, train: TrainConfig, nfe: int) -> None:
-    """The calls of one round of the default run, with nothing around them.
-
-    Args:
-        state: Of the run; its weights do not move.
-        train: Its options.
-        nfe: Model evaluations of the round that it is compared with.
-    """
+def watch_calls(watch: Stopwatch, state: State) -> None:
+    """Time what a run cannot do without."""
     parts = state.components
-    policy, reference, sampler = parts.backbone.policy(), parts.backbone.reference(), parts.sampler
-    assert isinstance(sampler, FixedStep)
-    # What is left of the evaluations was spent on v_old, at samples of negative weight.
-    negative = (nfe - train.samples * (sampler.steps + 2 * train.updates)) // train.updates
-    x = torch.randn(train.samples, *parts.backbone.sample_shape, device=state.device)
-    prompts = list(parts.prompts) * train.samples
-    with torch.no_grad(), state.autocast():
-        for i in range(sampler.steps):
-            policy.velocity(torch.tensor(i / sampler.steps, device=state.device), x, {})
-    images = torch.rand_like(x)
-    with torch.no_grad():
-        parts.reward.score(images, prompts)
-        for judge in parts.heldout.values():
-            judge.score(images, prompts)
-            judge.features(images)
-    t = torch.rand(train.samples, device=state.device)
-    for group in state.optimizer.param_groups:
-        group["lr"] = 0.0
-    for _ in range(train.updates):
-        state.optimizer.zero_grad()
-        with torch.no_grad(), state.autocast():
-            policy.velocity(t[:negative], x[:negative], {})
-            reference.velocity(t, x, {})
-        with state.autocast():
-            v = policy.velocity(t, x, {})
-        v.float().square().mean().backward()
-        state.optimizer.step()
+    watch.wrap(parts.backbone.policy(), "velocity")
+    watch.wrap(parts.backbone.reference(), "velocity")
+    watch.wrap(torch.Tensor, "backward")
+    watch.wrap(state.optimizer, "step")
+    for reward in (parts.reward, *parts.heldout.values()):
+        watch.wrap(reward, "score")
+        watch.wrap(reward, "features")
 
 
 if __name__ == "__main__":

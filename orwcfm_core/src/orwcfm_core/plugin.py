@@ -49,7 +49,8 @@ hookimpl = pluggy.HookimplMarker("orwcfm")
 class ComponentConfig(BaseModel):
     """Base of every component's options: unknown names are errors, values do not change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Validators are built when a component is configured, not when it is listed.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 @dataclass(frozen=True)
