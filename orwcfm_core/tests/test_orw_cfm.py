@@ -87,10 +87,9 @@ def test_large_alpha_returns_the_reference(lab: Any) -> None:
     assert float(v.detach().square().mean()) < 1e-4 * before
 
 
-def test_negative_weight_has_the_gradient_of_the_signed_loss(lab: Any) -> None:
+def test_negative_weight_has_the_gradient_of_the_signed_loss_at_the_reference(lab: Any) -> None:
     w = torch.linspace(-1, 1, 64)
     trainer, state = lab.start(weighting=lambda scores: w, updates=1, clip_norm=1e9)
-    perturb(state)
     signed = [p.requires_grad_() for p in parameters(state)]
     trainer.round(state)
 
@@ -109,15 +108,34 @@ def test_negative_weight_has_the_gradient_of_the_signed_loss(lab: Any) -> None:
 
 
 def test_negative_weights_alone_stay_bounded(lab: Any) -> None:
-    # y = 2 v_old - u, so a constant policy ends at 2 v_old - E[u]; the signed loss has no minimum at all.
+    # A constant policy ends at the mean of its targets, v_old + c (v_old - u); the signed loss has no minimum at all.
     options = {"constant": True, "samples": 256, "updates": 600, "rounds": 1, "lr": 0.05, "decay": 0.0}
     trainer, state = lab.start(weighting=lambda scores: -torch.ones_like(scores), **options)
     perturb(state)
     v_old = parameters(state)[0]
     metrics = trainer.round(state)
-    x_1 = torch.randn(256, 2, generator=torch.Generator().manual_seed(0)) + v_old
-    torch.testing.assert_close(parameters(state)[0], 2 * v_old - x_1.mean(0), rtol=0, atol=0.03)
+    g = torch.Generator().manual_seed(0)
+    x_1 = (torch.randn(256, 2, generator=g) + v_old).repeat(400, 1)
+    u = x_1 - torch.randn(x_1.shape, generator=g)
+    c = (u.norm(dim=1) / (v_old - u).norm(dim=1)).clamp_max(1)
+    expected = (v_old + c[:, None] * (v_old - u)).mean(0)
+    torch.testing.assert_close(parameters(state)[0], expected, rtol=0, atol=0.03)
     assert 0 <= metrics["loss"] < 3
+
+
+@pytest.mark.parametrize("size", [0.0, 0.1, 1.0, 100.0])
+def test_a_negative_weight_never_pushes_further_than_at_the_reference(lab: Any, size: float) -> None:
+    trainer, state = lab.start(weighting=lambda scores: -torch.ones_like(scores))
+    perturb(state, size)
+    policy, reference = state.components.backbone.policy(), state.components.backbone.reference()
+    x_1, w = torch.randn(64, 2, generator=state.generator), -torch.ones(64)
+    with torch.no_grad():
+        batch = trainer._draw(state, x_1, w, {})
+        v_old, v_ref = (field.velocity(batch.t, batch.x_t, {}) for field in (policy, reference))
+        y_t = trainer._targets(state, batch, v_ref, torch.arange(64))
+    push, away = y_t - v_old, v_old - batch.u_t
+    assert (push.norm(dim=1) <= (v_ref - batch.u_t).norm(dim=1) * (1 + 1e-4) + 1e-4 * size).all()
+    assert (torch.nn.functional.cosine_similarity(push, away) > 0.999).all()
 
 
 @pytest.mark.parametrize("weighting", [Exp, Advantage])

@@ -63,7 +63,7 @@ class AdvantageConfig(WeightingConfig):
     """Signed, centred per prompt, clipped."""
 
     name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped.")
-    tau: float = Field(0.5, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
+    tau: float = Field(0.6, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
     clip: float = Field(3.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
 
 

@@ -47,9 +47,13 @@ class OrwCfm(Trainer):
         E_{t, x_0}[ |w(x_1)| |v(t, x_t) - y_t|^2 + alpha R(v, v_ref) ],   x_t = (1-t) x_0 + t x_1
 
     with `y_t = u_t = x_1 - x_0` where w is positive: eq. 10 of the paper if all weights are. A negative weight turns
-    its term around, `y_t = 2 v_old - u_t` with the velocity of the sampling policy: at v = v_old it has the gradient
-    of `w |v - u_t|^2`, but it is bounded below, where that one sends the policy to infinity (the idea of
-    DiffusionNFT's negative branch).
+    its term around, with the velocity v_old of the sampling policy:
+
+        y_t = v_old + c (v_old - u_t),   c = min(1, |v_ref - u_t| / |v_old - u_t|)
+
+    With c = 1 it has, at v = v_old, the gradient of `w |v - u_t|^2`, but is bounded below, where that one sends the
+    policy to infinity (the idea of DiffusionNFT's negative branch). c keeps the push no longer than it was at the
+    reference; otherwise it would grow with v_old, round after round.
 
     Squared norms are means over the dimensions of a sample, so that alpha means the same at every resolution.
 
@@ -122,11 +126,10 @@ class OrwCfm(Trainer):
         state.optimizer.zero_grad()
 
         batch = self._draw(state, x_1, weights, condition)
-        y_t, nfe = self._targets(state, batch)
         sums = {"loss": 0.0, "penalty": 0.0, "velocity_divergence": 0.0}
         for start in range(0, len(batch.t), self.config.micro_batch):
             rows = torch.arange(start, min(start + self.config.micro_batch, len(batch.t)), device=state.device)
-            losses = self._losses(state, batch, y_t, rows)
+            losses = self._losses(state, batch, rows)
             (losses["loss"].sum() / len(batch.t)).backward()
             for name in sums:
                 sums[name] += float(losses[name].detach().sum()) / len(batch.t)
@@ -135,7 +138,7 @@ class OrwCfm(Trainer):
         if not torch.isfinite(norm):
             raise RunError(f"round {state.round + 1}: the gradient is not finite; a smaller train.lr may help")
         state.optimizer.step()
-        return sums | {"grad_norm": float(norm), "lr": lr, "nfe": nfe + 2 * len(batch.t)}
+        return sums | {"grad_norm": float(norm), "lr": lr, "nfe": 2 * len(batch.t) + int((batch.w < 0).sum())}
 
     def _draw(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition) -> Batch:
         """Draw times and noise for every sample."""
@@ -147,31 +150,32 @@ class OrwCfm(Trainer):
         w = weights.repeat_interleave(draws)
         return Batch(t, (1 - s) * x_0 + s * x_1, x_1 - x_0, w, repeat_condition(condition, draws))
 
-    def _targets(self, state: State, batch: Batch) -> tuple[Tensor, int]:
-        """What the policy regresses to, `(N, *)`, and the model evaluations that it took."""
-        negative = (batch.w < 0).nonzero().flatten()
-        y_t = batch.u_t
-        if len(negative):
-            y_t = y_t.clone()
-            with state.ema.swapped(), torch.no_grad():
-                for rows in negative.split(self.config.micro_batch):
-                    v_old = self._velocity(state, state.components.backbone.policy(), batch, rows)
-                    y_t[rows] = 2 * v_old - batch.u_t[rows]
-        return y_t, len(negative)
-
-    def _losses(self, state: State, batch: Batch, y_t: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    def _losses(self, state: State, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
         """Loss, penalty and divergence of some rows, each `(B,)`."""
         backbone, regularizer = state.components.backbone, state.components.regularizer
-        v = self._velocity(state, backbone.policy(), batch, rows)
         with torch.no_grad():
             v_ref = self._velocity(state, backbone.reference(), batch, rows)
+            y_t = self._targets(state, batch, v_ref, rows)
+        v = self._velocity(state, backbone.policy(), batch, rows)
         w = batch.w[rows]
         penalty = penalise(regularizer, v, v_ref, batch.t[rows], batch.x_t[rows], w)
         return {
-            "loss": w.abs() * _mean_square(v - y_t[rows]) + regularizer.alpha * penalty,
+            "loss": w.abs() * _mean_square(v - y_t) + regularizer.alpha * penalty,
             "penalty": penalty,
             "velocity_divergence": _mean_square(v.detach() - v_ref),
         }
+
+    def _targets(self, state: State, batch: Batch, v_ref: Tensor, rows: Tensor) -> Tensor:
+        """What the policy regresses to at some rows, `(B, *)`."""
+        y_t = batch.u_t[rows].clone()
+        negative = (batch.w[rows] < 0).nonzero().flatten()
+        if len(negative):
+            with state.ema.swapped():
+                v_old = self._velocity(state, state.components.backbone.policy(), batch, rows[negative])
+            away, limit = v_old - y_t[negative], _mean_square(v_ref[negative] - y_t[negative])
+            c = (limit / _mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
+            y_t[negative] = v_old + c.view(-1, *[1] * (away.ndim - 1)) * away
+        return y_t
 
     def _velocity(self, state: State, field: Any, batch: Batch, rows: Tensor) -> Tensor:
         with state.autocast():
