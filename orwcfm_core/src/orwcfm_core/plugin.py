@@ -20,8 +20,11 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "API",
     "GROUPS",
+    "RESERVED",
     "BackboneSpec",
+    "CallbackSpec",
     "ComponentConfig",
+    "Example",
     "RegularizerSpec",
     "RewardSpec",
     "Spec",
@@ -39,8 +42,12 @@ GROUPS = {
     "backbone": "orwcfm.backbones",
     "regularizer": "orwcfm.regularizers",
     "trainer": "orwcfm.trainers",
+    "callback": "orwcfm.callbacks",
 }
 """Entry-point group of each kind of component."""
+
+RESERVED = frozenset({"name", "prompt", "combine", "weight", "normalise", "window", "python", "timeout"})
+"""Options that belong to the run; no component may have one of these names."""
 
 hookspec = pluggy.HookspecMarker("orwcfm")
 hookimpl = pluggy.HookimplMarker("orwcfm")
@@ -69,6 +76,21 @@ class Suggestions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Example:
+    """What a component is tried on where nobody said: by `orwcfm plugins check` and the conformance tests.
+
+    Args:
+        options: Options that make a small instance, which needs no download.
+        shape: Shape of one sample that a reward scores: `(C, H, W)` for images, `(d,)` for points.
+        prompts: Two prompts that mean different things to it.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = (3, 32, 32)
+    prompts: tuple[str, str] = ("a red boat", "a green tree")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spec:
     """What every plugin says of a component before it is built.
 
@@ -79,6 +101,7 @@ class Spec:
         factory: `"module:Class"`; imported, and called with the config, when the component is built.
         references: Papers or pages it is built from.
         api: Number of the contract it was written for.
+        example: What it is tried on.
     """
 
     name: str
@@ -87,6 +110,7 @@ class Spec:
     factory: str
     references: Sequence[str] = ()
     api: int = API
+    example: Example = Example()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +121,8 @@ class RewardSpec(Spec):
         accepts: `images` in [0, 1], or `points`: the backbone's samples as they are.
         value_range: Smallest and largest score, None where unbounded; a judge of (0.0, 1.0) gives probabilities, and
             a sample satisfies its prompt from one half on.
-        deterministic: The same images always score the same; for the user's information.
-        differentiable: Gradients reach the images; for the user's information.
+        deterministic: The same images always score the same.
+        differentiable: Gradients reach the images.
         reads_prompts: The score depends on the prompt.
     """
 
@@ -127,12 +151,23 @@ class BackboneSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizerSpec(Spec):
-    """A penalty that keeps the policy near the reference."""
+    """A penalty that keeps the policy near the reference; its config has `alpha`, the strength, if it has any.
+
+    Args:
+        non_negative: The penalty is never below 0.
+    """
+
+    non_negative: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSpec(Spec):
     """A training method; its config extends `orwcfm_core.config.TrainConfig`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbackSpec(Spec):
+    """Something that is told of a run's events; its factory builds an object with hooks of `orwcfm_core.events`."""
 
 
 class Hooks:
@@ -156,4 +191,9 @@ class Hooks:
     @hookspec
     def orwcfm_trainers(self) -> list[TrainerSpec]:
         """Trainers that this plugin offers."""
+        raise NotImplementedError
+
+    @hookspec
+    def orwcfm_callbacks(self) -> list[CallbackSpec]:
+        """Callbacks that this plugin offers."""
         raise NotImplementedError

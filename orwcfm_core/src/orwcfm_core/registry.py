@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distributions, version
 from typing import Any
 
 import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.plugin import (
     API,
     GROUPS,
     BackboneSpec,
+    CallbackSpec,
     ComponentConfig,
     Hooks,
     RegularizerSpec,
@@ -26,13 +30,28 @@ from orwcfm_core.plugin import (
     TrainerSpec,
 )
 
-__all__ = ["Plugin", "Registry", "blame"]
+__all__ = ["ALLOW", "STRICT", "Plugin", "Registry", "blame", "unmet"]
+
+ALLOW = "ORWCFM_PLUGINS"
+"""Environment variable: names of the plugins or distributions that may be used, separated by commas; unset means all,
+empty means none. The core's own are always there."""
+STRICT = "ORWCFM_STRICT_PLUGINS"
+"""Environment variable: at 1, a plugin that is broken ends every command."""
+
+_CORE = "orwcfm-core"
 
 _SPECS: dict[str, type[Spec]] = {
     "reward": RewardSpec,
     "backbone": BackboneSpec,
     "regularizer": RegularizerSpec,
     "trainer": TrainerSpec,
+    "callback": CallbackSpec,
+}
+_BASES = {
+    "reward": "orwcfm_core.reward:Reward",
+    "backbone": "orwcfm_core.backbone:Backbone",
+    "regularizer": "orwcfm_core.regularizer:Regularizer",
+    "trainer": "orwcfm_core.trainer:Trainer",
 }
 
 
@@ -57,7 +76,7 @@ class Plugin:
     """One entry point: known from metadata alone until its spec is asked for.
 
     Args:
-        kind: `reward`, `backbone`, `regularizer` or `trainer`.
+        kind: One of `GROUPS`.
         entry: The entry point.
     """
 
@@ -93,6 +112,9 @@ class Plugin:
             return self._checked_spec()
 
     def _checked_spec(self) -> Spec:
+        misfits = unmet(self.entry.dist, only=_CORE) if self.entry.dist else []
+        if misfits:
+            raise UserError(f"{misfits[0]}; upgrade {self.dist} or {_CORE}")
         module = importlib.import_module(self.entry.module)
         manager = pluggy.PluginManager("orwcfm")
         manager.add_hookspecs(Hooks)
@@ -112,6 +134,19 @@ class Plugin:
             raise UserError(f"was written for plugin API {spec.api}, this core has {API}; {advice}")
         return spec
 
+    def check(self) -> None:
+        """Import the factory as well, and see that it is a class of this kind, without building anything.
+
+        Raises:
+            UserError: The plugin is broken.
+        """
+        factory = self.spec.factory
+        with blame(str(self), UserError):
+            made = _imported(factory)
+            base = _imported(_BASES[self.kind]) if self.kind in _BASES else object
+            if not callable(made) or (isinstance(made, type) and not issubclass(made, base)):
+                raise UserError(f"{factory} is not a {base.__name__}")
+
     def build(self, config: ComponentConfig, base: type) -> Any:
         """Import the factory and call it with the config.
 
@@ -124,43 +159,129 @@ class Plugin:
         """
         spec = self.spec
         with blame(str(self), UserError):
-            module, _, attribute = spec.factory.partition(":")
-            component = getattr(importlib.import_module(module), attribute)(config)
+            component = _imported(spec.factory)(config)
             if not isinstance(component, base):
                 raise UserError(f"{spec.factory} built a {type(component).__name__}, expected a {base.__name__}")
         return component
 
 
 class Registry:
-    """All plugins that are installed; scanning imports none of them."""
+    """All plugins that are installed; scanning imports none of them.
 
-    def __init__(self) -> None:
-        # An editable install beside a wheel of the same distribution shows up twice: count it once.
-        seen = {
-            (kind, entry.name, entry.dist.name if entry.dist else ""): Plugin(kind, entry)
-            for kind, group in GROUPS.items()
-            for entry in entry_points(group=group)
+    Args:
+        path: Folders where distributions are looked for; None means `sys.path`.
+
+    Raises:
+        UserError: `ORWCFM_STRICT_PLUGINS` is set and a plugin is broken; one line for each.
+    """
+
+    def __init__(self, path: Sequence[str] | None = None) -> None:
+        kinds = {group: kind for kind, group in GROUPS.items()}
+        found = {
+            (dist.name, kinds[entry.group], entry.name): Plugin(kinds[entry.group], entry)
+            for dist in _installed(path)
+            for entry in dist.entry_points
+            if entry.group in kinds
         }
-        self.plugins: Sequence[Plugin] = sorted(seen.values(), key=lambda p: (list(GROUPS).index(p.kind), p.name))
+        order = list(GROUPS)
+        everything = sorted(found.values(), key=lambda p: (order.index(p.kind), p.name, p.dist))
+        self.plugins: Sequence[Plugin] = [plugin for plugin in everything if _allowed(plugin)]
+        self.switched_off: Sequence[Plugin] = [plugin for plugin in everything if not _allowed(plugin)]
+        if os.environ.get(STRICT, "") not in ("", "0"):
+            self._insist()
 
     def get(self, kind: str, name: str) -> Plugin:
         """The plugin of this kind and name.
 
         Args:
-            kind: `reward`, `backbone`, `regularizer` or `trainer`.
+            kind: One of `GROUPS`.
             name: Its name, or `NAME@DIST` where several distributions offer the name.
 
         Raises:
             UserError: There is none, or more than one.
         """
         wanted, _, dist = name.partition("@")
-        candidates = [p for p in self.plugins if p.kind == kind and p.name == wanted and dist in ("", p.dist)]
+        candidates = _matching(self.plugins, kind, wanted, dist)
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
             choices = " or ".join(f"{wanted}@{p.dist}" for p in candidates)
             raise UserError(f"{kind} '{wanted}' is offered by several distributions: say {choices}")
+        for plugin in _matching(self.switched_off, kind, wanted, dist):
+            raise UserError(f"{plugin} is switched off: {ALLOW}='{os.environ.get(ALLOW, '')}' does not name it")
         names = sorted({p.name for p in self.plugins if p.kind == kind})
         close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"installed: {', '.join(names) or 'none'}"
         raise UserError(f"unknown {kind} '{name}', {hint}")
+
+    def _insist(self) -> None:
+        errors = []
+        for plugin in self.plugins:
+            try:
+                _ = plugin.spec
+            except UserError as e:
+                errors.append(str(e))
+        if errors:
+            raise UserError("\n".join(errors))
+
+
+def unmet(dist: Distribution, only: str | None = None) -> list[str]:
+    """Requirements of a distribution that what is installed does not meet, from metadata alone.
+
+    Args:
+        dist: The distribution.
+        only: Look at this requirement alone.
+
+    Returns:
+        A line for each: `needs X>=2, and 1.0 is installed`.
+    """
+    lines = []
+    for text in dist.requires or []:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            lines.append(f"has a requirement that cannot be read, '{text}'")
+            continue
+        name = canonicalize_name(requirement.name)
+        if only not in (None, name) or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        try:
+            here = version(name)
+        except PackageNotFoundError:
+            lines.append(f"needs {name}{requirement.specifier}, which is not installed")
+            continue
+        if not requirement.specifier.contains(here, prereleases=True):
+            lines.append(f"needs {name}{requirement.specifier}, and {here} is installed")
+    return lines
+
+
+def _installed(path: Sequence[str] | None) -> Iterator[Distribution]:
+    """Each distribution with plugins once: of one that is installed twice, the copy that Python imports."""
+    seen = set()
+    for dist in distributions() if path is None else distributions(path=list(path)):
+        # Reading the name parses all metadata, which is slow: only of those that matter.
+        if "orwcfm." not in (dist.read_text("entry_points.txt") or ""):
+            continue
+        name = canonicalize_name(dist.metadata["Name"] or "")
+        if name and name not in seen:
+            seen.add(name)
+            yield dist
+
+
+def _allowed(plugin: Plugin) -> bool:
+    allowed = os.environ.get(ALLOW)
+    if allowed is None or plugin.dist == _CORE:
+        return True
+    names = {canonicalize_name(name.strip()) for name in allowed.split(",")}
+    return not names.isdisjoint({canonicalize_name(plugin.name), canonicalize_name(plugin.dist)})
+
+
+def _matching(plugins: Sequence[Plugin], kind: str, name: str, dist: str) -> list[Plugin]:
+    wanted = canonicalize_name(dist)
+    return [p for p in plugins if p.kind == kind and p.name == name and wanted in ("", canonicalize_name(p.dist))]
+
+
+def _imported(path: str) -> Any:
+    """What `module:attribute` names."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
