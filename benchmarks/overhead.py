@@ -70,9 +70,9 @@ def watch_calls(watch: Stopwatch, state: State) -> None:
     watch.wrap(parts.backbone.reference(), "velocity")
     watch.wrap(torch.Tensor, "backward")
     watch.wrap(state.optimizer, "step")
-    for reward in (parts.reward, *parts.heldout.values()):
-        watch.wrap(reward, "score")
-        watch.wrap(reward, "features")
+    for judge in (*parts.objective.terms, *parts.heldout):
+        watch.wrap(judge.reward, "score")
+        watch.wrap(judge.reward, "features")
 
 
 if __name__ == "__main__":

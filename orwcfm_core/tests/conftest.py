@@ -12,6 +12,7 @@ import pytest
 import torch
 from orwcfm_core.backbone import Backbone, Condition, Policy, Reference
 from orwcfm_core.config import TrainConfig
+from orwcfm_core.objective import Objective, Term
 from orwcfm_core.orw_cfm import OrwCfm
 from orwcfm_core.plugin import GROUPS, BackboneSpec, ComponentConfig, RegularizerSpec, RewardSpec, Suggestions, hookimpl
 from orwcfm_core.registry import Plugin, Registry
@@ -128,11 +129,10 @@ class Lab:
         trainer = OrwCfm(TrainConfig(**{"device": "cpu", "precision": "fp32", "samples": 64, "rounds": 4} | train))
         parts = Components(
             backbone=AffineBackbone(dim, constant),
-            reward=FunctionReward(reward),
+            objective=Objective([Term("reward", FunctionReward(reward), points=True)]),
             regularizer=SquaredDistance(alpha),
             weighting=weighting if isinstance(weighting, Weighting) else FunctionWeighting(weighting),
             sampler=Euler(steps),
-            points=("reward",),
         )
         return trainer, trainer.start(parts, ema, torch.device("cpu"))
 

@@ -23,22 +23,22 @@ def mistakes(tables: dict[str, dict[str, Any]], registry: Registry) -> list[str]
 def test_backbone_suggests_what_the_user_left_open(toy_registry: Registry) -> None:
     config = resolve(BASE, toy_registry)
     assert config.prompts == ("a boot",)
-    assert config.heldout is not None
-    assert config.heldout.name == "judge"
-    assert config.heldout.config.labels == (5, 7)
-    assert config.reward.config.strength == 2.0
+    (judge,), (reward,) = config.heldout, config.rewards
+    assert judge.name == "judge"
+    assert judge.config.labels == (5, 7)
+    assert reward.config.strength == 2.0
 
 
 def test_user_comes_before_suggestion(toy_registry: Registry) -> None:
     tables = BASE | {"reward": {"name": "shine", "strength": "4", "prompt": "a hat"}, "heldout": {"name": "none"}}
     config = resolve(tables, toy_registry)
-    assert config.reward.config.strength == 4.0
+    assert config.rewards[0].config.strength == 4.0
     assert config.prompts == ("a hat",)
-    assert config.heldout is None
+    assert config.heldout == ()
 
 
 def test_reward_does_not_judge_itself(toy_registry: Registry) -> None:
-    assert resolve(BASE | {"reward": {"name": "judge"}}, toy_registry).heldout is None
+    assert resolve(BASE | {"reward": {"name": "judge"}}, toy_registry).heldout == ()
 
 
 def test_tables_read_back_to_the_same(toy_registry: Registry) -> None:

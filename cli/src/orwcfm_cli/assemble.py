@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from orwcfm_core.backbone import Backbone
-from orwcfm_core.config import RunConfig
+from orwcfm_core.config import Choice, RunConfig
 from orwcfm_core.errors import UserError
+from orwcfm_core.events import Callbacks
+from orwcfm_core.objective import Objective, Term
 from orwcfm_core.plugin import RewardSpec
-from orwcfm_core.regularizer import Regularizer
-from orwcfm_core.reward import Reward
+from orwcfm_core.regularizer import Regularizer, Sum
+from orwcfm_core.reward import Judge, Reward
 from orwcfm_core.sampler import build_sampler
 from orwcfm_core.trainer import Components, State, Trainer
 from orwcfm_core.weighting import build_weighting
 
-__all__ = ["assemble", "choose_device"]
+__all__ = ["assemble", "build_callbacks", "choose_device"]
 
 
 def assemble(config: RunConfig) -> tuple[Trainer, State]:
@@ -26,27 +30,41 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
     # Seeds what a component initialises itself; everything after that draws from the state's own generator.
     torch.manual_seed(config.train.seed)
     backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
-    reward = config.reward.plugin.build(config.reward.config, Reward)
-    heldout = {}
-    if config.heldout:
-        heldout[config.heldout.name] = config.heldout.plugin.build(config.heldout.config, Reward)
-    choices = [choice.plugin.spec for choice in (config.reward, config.heldout) if choice]
-    specs = [spec for spec in choices if isinstance(spec, RewardSpec)]
+    terms = [Term(**_judge(choice), **choice.term.model_dump()) for choice in config.rewards]
+    heldout = [Judge(**_judge(choice)) for choice in config.heldout]
+    regularizers = {choice.name: choice.plugin.build(choice.config, Regularizer) for choice in config.regs}
     components = Components(
         backbone=backbone,
-        reward=reward,
-        regularizer=config.reg.plugin.build(config.reg.config, Regularizer),
+        objective=Objective(terms, config.combine.combine),
+        regularizer=Sum(regularizers) if len(regularizers) > 1 else regularizers[config.regs[0].name],
         weighting=build_weighting(config.weighting),
         sampler=build_sampler(config.sampler),
         prompts=config.prompts,
-        reward_name=config.reward.name,
         heldout=heldout,
-        points=[spec.name for spec in specs if spec.accepts == "points"],
-        probabilities=[spec.name for spec in specs if spec.value_range == (0.0, 1.0)],
-        feature_space=next(iter(heldout.values()), reward),
     )
     trainer = config.trainer.plugin.build(config.trainer.config, Trainer)
     return trainer, trainer.start(components, config.sampler.ema, choose_device(config.train.device))
+
+
+def build_callbacks(config: RunConfig) -> Callbacks:
+    """Build what is told of the run's events.
+
+    Raises:
+        UserError: A callback cannot be built, or has hooks that do not exist.
+    """
+    return Callbacks({choice.name: choice.plugin.build(choice.config, object) for choice in config.callbacks})
+
+
+def _judge(choice: Choice) -> dict[str, Any]:
+    """A reward as the run knows it: arguments of `Judge`."""
+    spec = choice.plugin.spec
+    assert isinstance(spec, RewardSpec)
+    return {
+        "name": choice.name,
+        "reward": choice.plugin.build(choice.config, Reward),
+        "points": spec.accepts == "points",
+        "probability": spec.value_range == (0.0, 1.0),
+    }
 
 
 def choose_device(name: str) -> torch.device:

@@ -42,7 +42,7 @@ class RunFolder:
         """
         path = out
         if path is None:
-            stem = f"{config.reward.name}-{config.reg.name}"
+            stem = "-".join("+".join(c.name for c in choices) for choices in (config.rewards, config.regs))
             path = next(p for n in range(1, 100_000) if not (p := Path("runs") / f"{stem}-{n:03d}").exists())
         try:
             taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
@@ -83,9 +83,8 @@ class RunFolder:
 
     def write_config(self, config: RunConfig, notes: dict[str, str]) -> None:
         """Write run.toml: the configuration, the versions of all that took part, and notes for the report."""
-        choices = [config.backbone, config.reward, config.reg, config.trainer, config.heldout]
-        dists = {choice.plugin.dist for choice in choices if choice} | {"orwcfm", "orwcfm-core", "torch"}
-        versions = {dist: version(dist) for dist in sorted(dists)}
+        versions = {dist: version(dist) for dist in ("orwcfm", "orwcfm-core", "torch")}
+        versions |= {choice.plugin.dist: choice.plugin.version for choice in config.choices}
         text = to_toml({**config.tables(), "versions": versions, "notes": notes})
         replace_file(self.path / "run.toml", text.encode())
 
@@ -101,6 +100,15 @@ class RunFolder:
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a small JSON file."""
         replace_file(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read what `write_json` wrote; empty if it is not there."""
+        file = self.path / name
+        try:
+            content = json.loads(file.read_text()) if file.exists() else {}
+        except ValueError as e:
+            raise UserError(f"{file} is damaged: {e}") from e
+        return content if isinstance(content, dict) else {}
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a round's line to metrics.jsonl."""

@@ -15,7 +15,9 @@ __all__ = ["cli", "main"]
 _FLAGS = {
     "backbone": "backbone.name",
     "reward": "reward.name",
+    "eval_reward": "heldout.name",
     "reg": "reg.name",
+    "callback": "callback.name",
     "trainer": "train.name",
     "weighting": "weighting.name",
     "sampler": "sampler.name",
@@ -39,8 +41,9 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--backbone", help="Generative model to fine-tune.")
-@click.option("--reward", help="What is maximised.")
-@click.option("--reg", help="What keeps the model near the pre-trained one.")
+@click.option("--reward", multiple=True, help="What is maximised; several as NAME:WEIGHT each.")
+@click.option("--eval-reward", multiple=True, help="What judges and is not trained on; several times for several.")
+@click.option("--reg", multiple=True, help="What keeps the model near the pre-trained one; several as NAME:ALPHA each.")
 @click.option("--trainer", help="Training method.")
 @click.option("--weighting", help="How scores become weights: advantage, exp, softmax, top-k.")
 @click.option("--sampler", help="ODE solver: euler, midpoint, heun, rk4, dopri5.")
@@ -50,6 +53,7 @@ def cli() -> None:
 @click.option("--seed", help="Seed of all random numbers (train.seed).")
 @click.option("--device", help="auto, cpu, cuda, ... (train.device).")
 @click.option("--prompt", multiple=True, help="Prompt; may be given several times.")
+@click.option("--callback", multiple=True, help="What is told of the run's events; several times for several.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.OPTION=VALUE", help="Set any option.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with sections of options.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; must not exist.  [default: runs/...]")
@@ -64,7 +68,7 @@ def run(
     print_config: bool,
     dry_run: bool,
     as_json: bool,
-    **flags: str | None,
+    **flags: str | tuple[str, ...] | None,
 ) -> None:
     """Fine-tune a model on a reward."""
     from orwcfm_core.registry import Registry
@@ -72,7 +76,9 @@ def run(
 
     from orwcfm_cli.options import merge, to_toml
 
-    fixed: dict[str, Any] = {_FLAGS[flag]: value for flag, value in flags.items() if value is not None}
+    fixed: dict[str, Any] = {
+        _FLAGS[flag]: _one_or_list(value) for flag, value in flags.items() if value not in (None, ())
+    }
     if prompt:
         fixed["reward.prompt"] = list(prompt)
     resolved = resolve(merge(config, settings, fixed), Registry())
@@ -157,11 +163,19 @@ def list_plugins(as_json: bool) -> None:
         click.echo(f"{row['kind']:<12} {row['name']:<22} {row['dist']} {row['version']:<8} {text}")
 
 
+def _one_or_list(value: str | tuple[str, ...] | None) -> Any:
+    """What a flag was given, once or several times."""
+    if not isinstance(value, tuple):
+        return value
+    return value[0] if len(value) == 1 else list(value)
+
+
 def _print(result: dict[str, Any], as_json: bool) -> None:
     """Print a command's result, for a person or for a program."""
     if as_json:
         click.echo(json.dumps(result))
         return
+    result = {key: value for key, value in result.items() if not isinstance(value, dict)}
     width = max(len(key) for key in result)
     for key, value in result.items():
         text = f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)

@@ -21,7 +21,8 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
 
     Args:
         config: TOML file.
-        settings: `section.option=value`; the value is JSON if it starts with `[` or `{`, else a string.
+        settings: `section.option=value` or `section.component.option=value`; the value is JSON if it starts with `[`
+            or `{`, else a string.
         fixed: Values by `section.option`.
 
     Raises:
@@ -32,7 +33,7 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
         tables.pop(written_by_a_run, None)
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or len(key.split(".")) != 2:
+        if not equals or len(key.split(".")) not in (2, 3) or not all(key.split(".")):
             raise UserError(f"--set {setting}: expected SECTION.OPTION=VALUE, as in --set train.rounds=10")
         _put(tables, key, _decode(setting, value))
     for key, value in fixed.items():
@@ -62,8 +63,14 @@ def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _put(tables: Tables, key: str, value: Any) -> None:
-    section, option = key.split(".")
-    tables.setdefault(section, {})[option] = value
+    *sections, option = key.split(".")
+    table: dict[str, Any] = tables
+    for section in sections:
+        inner = table.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"{key}: '{section}' is set to {inner!r} already, and cannot have options of its own")
+        table = inner
+    table[option] = value
 
 
 def _decode(setting: str, value: str) -> Any:

@@ -49,7 +49,7 @@ def _page(run: RunRecord) -> str:
     verdict, metrics = judge(run), metrics_of(run)
     style, script = (files("orwcfm_cli").joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
     sections = [_before_after(run), _curves(run, metrics), _planes(run), _gallery(run), _numbers(run, metrics)]
-    sections += [_terms(run, metrics), _configuration(run)]
+    sections += [_scales(run), _terms(run, metrics), _configuration(run)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -62,7 +62,7 @@ def _page(run: RunRecord) -> str:
 
 
 def _header(run: RunRecord, verdict: Verdict) -> str:
-    parts = [str(run.option(section, "name", "")) for section in ("backbone", "reward", "reg", "weighting")]
+    parts = [" + ".join(run.names(section)) for section in ("backbone", "reward", "reg", "weighting")]
     weights = run.option("backbone", "weights")
     parts[0] += f" ({weights})" if weights and parts[0] else ""
     parts[1] += (
@@ -169,8 +169,9 @@ def _curves(run: RunRecord, metrics: Sequence[Metric]) -> str:
     if not run.rounds:
         return ""
     known = {metric.key: metric for metric in metrics}
-    keys = ["reward_mean", run.heldout, "diversity", "velocity_divergence", "ess", "loss", "grad_norm", "lr", "seconds"]
-    figures = [_curve(run, known[key], known["penalty"]) for key in keys if key]
+    outcome = [metric.key for metric in metrics if metric.better]
+    keys = [*outcome, "diversity", "velocity_divergence", "ess", "loss", "grad_norm", "lr", "seconds"]
+    figures = [_curve(run, known[key], known["penalty"]) for key in keys]
     return f"<h2>Over the rounds</h2>\n<div class=charts>{''.join(figures)}</div>"
 
 
@@ -285,10 +286,35 @@ def _number_row(run: RunRecord, metric: Metric) -> str:
     )
 
 
+def _scales(run: RunRecord) -> str:
+    """How several rewards compare on the reference's samples."""
+    measured, correlations = run.reference.get("rewards"), run.reference.get("correlations")
+    if not isinstance(measured, Mapping) or not isinstance(correlations, Mapping) or len(measured) < 2:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f"<td>{DASH if scale.get(key) is None else number(scale[key])}</td>" for key in ("mean", "std"))
+        + "</tr>"
+        for name, scale in measured.items()
+    )
+    pairs = [
+        f"{first} and {second} {DASH if value is None else number(value)}"
+        for first, others in correlations.items()
+        for second, value in others.items()
+    ]
+    return (
+        "<h2>Rewards on the reference's samples</h2>\n<table class=numbers><thead><tr>"
+        '<th scope="col">Reward</th><th scope="col">Mean</th><th scope="col">Spread</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>\n<p class=soft>Correlation: {escape('; '.join(pairs))}.</p>"
+    )
+
+
 def _terms(run: RunRecord, metrics: Sequence[Metric]) -> str:
     """What alpha buys, and the metrics that have no chart of their own."""
-    alpha = run.option("reg", "alpha")
-    here = f" In this run it is {alpha:g}." if isinstance(alpha, int | float) else " This run has no alpha."
+    strengths = ", ".join(
+        f"{alpha:g}" if len(run.alphas) == 1 else f"{option} {alpha:g}" for option, alpha in run.alphas.items()
+    )
+    here = f" In this run it is {strengths}." if strengths else " This run has no alpha."
     terms = [(m.name, m.meaning) for m in metrics if m.key in ("samples_per_second", "nfe", "invalid")]
     reward = run.option("notes", "reward")
     terms += [("The reward", str(reward))] if reward else []
@@ -316,9 +342,18 @@ def _table(name: str, table: Mapping[str, Any]) -> str:
     title = f"<h3>{escape(name)}</h3>" if name else ""
     rows = "".join(
         f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(_value(value))}</td></tr>'
-        for key, value in table.items()
+        for key, value in _flat(table).items()
     )
     return f"<section>{title}<table><tbody>{rows}</tbody></table></section>"
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A component's own table as options `component.option`."""
+    return {
+        f"{key}.{option}" if option else key: inner
+        for key, value in table.items()
+        for option, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
+    }
 
 
 def _value(value: Any) -> str:

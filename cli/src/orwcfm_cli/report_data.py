@@ -47,6 +47,22 @@ class RunRecord:
         table = self.config.get(section)
         return table.get(key, default) if isinstance(table, Mapping) else default
 
+    def names(self, section: str) -> list[str]:
+        """Names of a section's components, without where they come from."""
+        given = self.option(section, "name", [])
+        listed = given if isinstance(given, list) else [given]
+        return [str(name).partition("@")[0] for name in listed if str(name)]
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Strength of the regularizers that have one, by the option that sets it."""
+        reg = self.config.get("reg")
+        table = reg if isinstance(reg, Mapping) else {}
+        found = {"reg.alpha": table.get("alpha")} | {
+            f"reg.{name}.alpha": own.get("alpha") for name, own in table.items() if isinstance(own, Mapping)
+        }
+        return {option: float(alpha) for option, alpha in found.items() if isinstance(alpha, int | float)}
+
     @property
     def options(self) -> dict[str, Mapping[str, Any]]:
         """The sections of run.toml that configure the run."""
@@ -77,8 +93,8 @@ class RunRecord:
     def heldout(self) -> str | None:
         """Key of the held-out reward, the configured one first."""
         names = {k for row in (*self.rounds, self.reference) for k in row if k.startswith("heldout_")}
-        chosen = f"heldout_{self.option('heldout', 'name', '')}"
-        return chosen if chosen in names else min(names, default=None)
+        chosen = [key for name in self.names("heldout") if (key := f"heldout_{name}") in names]
+        return chosen[0] if chosen else min(names, default=None)
 
     @property
     def averaged(self) -> int:

@@ -28,18 +28,24 @@ class Metric:
 
 def metrics_of(run: RunRecord) -> list[Metric]:
     """The metrics that a report explains, the outcome first."""
-    judge = (run.heldout or "").removeprefix("heldout_")
     space = run.option("notes", "feature_space")
     where = f" ({space})" if space else ""
-    reward = str(run.option("reward", "name", "the reward"))
+    rewards = run.names("reward")
+    reward = " and ".join(rewards) or "the reward"
+    judges = [run.heldout] if run.heldout else []
+    judges += [key for name in run.names("heldout") if (key := f"heldout_{name}") not in judges]
     found = [
         Metric(
             "reward_mean", "Reward", f"Mean of {reward} over the samples of a round; this is trained on.", better=True
         )
     ]
-    if run.heldout:
+    if any(value is not None for name in rewards for value in run.series(f"reward_{name}")):
+        before = "before it is normalised and combined with others."
+        found += [Metric(f"reward_{name}", f"Reward {name}", f"Mean of {name}, {before}", True) for name in rewards]
+    for key in judges:
+        judge = key.removeprefix("heldout_")
         meaning = f"Mean of {judge} on the same samples; it is never trained on, and so tells whether a gain is real."
-        found.append(Metric(run.heldout, f"Held-out {judge}", meaning, better=True))
+        found.append(Metric(key, f"Held-out {judge}", meaning, better=True))
     distance = f"Mean distance between pairs of samples in a feature space{where}; 0 means that all are the same."
     return [
         *found,

@@ -136,10 +136,11 @@ def _judge_diversity(run: RunRecord, verdict: Verdict) -> None:
 
 def _loosen(run: RunRecord) -> list[str]:
     """What keeps a policy from collapsing, most effective first."""
-    alpha, weighting = run.option("reg", "alpha"), run.option("weighting", "name")
-    now = f", now {alpha:g}" if isinstance(alpha, int | float) else ""
-    advice = [f"Raise reg.alpha (--alpha{now}): it holds the policy near the reference."]
-    if alpha is None:
+    weighting = run.option("weighting", "name")
+    flags = {"reg.alpha": "--alpha, "}
+    now = " or ".join(f"{option} ({flags.get(option, '')}now {alpha:g})" for option, alpha in run.alphas.items())
+    advice = [f"Raise {now}: it holds the policy near the reference."]
+    if not now:
         advice = ["Add an anchor to the reference: --reg w2 --alpha 0.3."]
     if weighting not in SIGNED_WEIGHTINGS:
         tau = run.option("weighting", "tau")

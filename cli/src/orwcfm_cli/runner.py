@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,23 +17,24 @@ import torch
 from orwcfm_core.backbone import Backbone
 from orwcfm_core.checkpoint import load_checkpoint, load_sampling_policy, newest_checkpoint, save_checkpoint
 from orwcfm_core.config import RunConfig
-from orwcfm_core.errors import UserError
+from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.evaluation import evaluate
+from orwcfm_core.events import CallbackError, Callbacks, Run
+from orwcfm_core.reward import Judge
 from orwcfm_core.sampler import build_sampler
 from orwcfm_core.trainer import State, Trainer, autocast, choose_precision, draw
 
-from orwcfm_cli.assemble import assemble, choose_device
+from orwcfm_cli.assemble import assemble, build_callbacks, choose_device
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.pictures import save_grid
 from orwcfm_cli.report import write_report
+from orwcfm_cli.scales import scale_report
 
 __all__ = ["plan", "resume", "sample", "start"]
 
 _GRID = 64
 """Pictures in a grid."""
-_EVALUATED = 1024
-"""Samples that the reference and the final policy are measured on."""
 
 
 def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
@@ -46,20 +48,23 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
         Its summary.
     """
     folder = RunFolder.choose(out, config)
+    callbacks = build_callbacks(config)
     trainer, state = assemble(config)
     with Display(config.train.rounds, done=0) as display:
         notes = _notes(state, config)
         for name, text in notes.items():
             display.note(f"{name.replace('_', ' ')}: {text}")
         # Before anything is written: a reward that cannot score these prompts says so here.
-        reference = evaluate(state, _EVALUATED, config.train.micro_batch)
+        reference = evaluate(state, config.train.eval_samples, config.train.micro_batch)
+        for line in scale_report(reference, config):
+            display.note(line)
         folder.make()
         display.note(f"run folder: {folder.path}")
         folder.write_config(config, notes)
         folder.write_json("reference.json", reference)
         _picture(state, folder, config)
         save_checkpoint(state, folder.checkpoints, config.train.keep)
-        return _go_on(trainer, state, folder, config, display)
+        return _Session(trainer, state, folder, config, callbacks, display, Run(folder.path, config.tables())).go_on()
 
 
 def resume(path: Path) -> dict[str, Any]:
@@ -74,12 +79,14 @@ def resume(path: Path) -> dict[str, Any]:
     folder = RunFolder.open(path)
     config = folder.read_config()
     checkpoint = newest_checkpoint(folder.checkpoints)
+    callbacks = build_callbacks(config)
     trainer, state = assemble(config)
     load_checkpoint(state, checkpoint)
     folder.rewind(state.round)
     with Display(config.train.rounds, done=state.round) as display:
         display.note(f"run folder {folder.path}, from round {state.round}")
-        return _go_on(trainer, state, folder, config, display)
+        run = Run(folder.path, config.tables(), state.round)
+        return _Session(trainer, state, folder, config, callbacks, display, run).go_on()
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
@@ -98,7 +105,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     began = time.perf_counter()
     first = trainer.round(state)
     round_seconds = time.perf_counter() - began
-    evaluate(state, _EVALUATED, train.micro_batch)
+    evaluate(state, config.train.eval_samples, train.micro_batch)
     evaluation_seconds = time.perf_counter() - began - round_seconds
     if state.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(state.device) / 2**30
@@ -107,8 +114,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     return {
         "device": f"{state.device}, {state.precision}",
-        "reward": state.components.reward.describe(),
-        "heldout": config.heldout.name if config.heldout else "none",
+        "reward": _described(state.components.objective.terms),
+        "heldout": ", ".join(choice.name for choice in config.heldout) or "none",
         "rounds": train.rounds,
         "samples": train.rounds * train.samples,
         "model_evaluations": train.rounds * int(first["nfe"]),
@@ -157,44 +164,92 @@ def sample(
     return {"picture": str(target), "count": count, "round": 0 if reference else int(checkpoint.name[6:])}
 
 
-def _go_on(trainer: Trainer, state: State, folder: RunFolder, config: RunConfig, display: Display) -> dict[str, Any]:
-    """Do the rounds that are left, then measure and report."""
-    train = config.train
-    with _interruptible() as interrupted:
-        while state.round < train.rounds and not interrupted():
-            metrics = trainer.round(state)
-            folder.append_metrics(metrics)
-            display.round(metrics)
-            if state.round % train.grid_every == 0 or state.round == train.rounds:
-                _picture(state, folder, config)
-            if state.round % train.checkpoint_every == 0 or state.round == train.rounds:
-                save_checkpoint(state, folder.checkpoints, train.keep)
-    if state.round < train.rounds:
-        save_checkpoint(state, folder.checkpoints, train.keep)
-        write_report(folder.path)
-        display.note(f"interrupted and saved after round {state.round}; go on with: orwcfm resume {folder.path}")
-        raise SystemExit(130)
-    final = evaluate(state, _EVALUATED, train.micro_batch)
-    folder.write_json("final.json", final)
-    return {**final, "run": str(folder.path), "report": str(write_report(folder.path))}
+@dataclass(frozen=True)
+class _Session:
+    """A run in this process, from the first round that is left to its end."""
+
+    trainer: Trainer
+    state: State
+    folder: RunFolder
+    config: RunConfig
+    callbacks: Callbacks
+    display: Display
+    run: Run
+
+    def go_on(self) -> dict[str, Any]:
+        """Do the rounds that are left, then measure and report."""
+        try:
+            self.callbacks.run_start(self.run, self.folder.read_json("reference.json"))
+            with _interruptible() as interrupted:
+                while self._left and not interrupted():
+                    self._round()
+            result = {} if self._left else evaluate(self.state, self.config.train.eval_samples, self._micro_batch)
+        except (RunError, UserError) as e:
+            if isinstance(e, CallbackError):
+                # The run itself is sound: nothing of it is lost.
+                self._keep(f"saved after round {self.state.round}")
+            with suppress(CallbackError):
+                self.callbacks.run_end(self.run, "failed", {})
+            raise
+        if self._left:
+            self._keep(f"interrupted and saved after round {self.state.round}")
+            self.callbacks.run_end(self.run, "interrupted", {})
+            raise SystemExit(130)
+        self.folder.write_json("final.json", result)
+        report = write_report(self.folder.path)
+        self.callbacks.run_end(self.run, "done", result)
+        return {**result, "run": str(self.folder.path), "report": str(report)}
+
+    def _round(self) -> None:
+        train = self.config.train
+        metrics = self.trainer.round(self.state)
+        self.folder.append_metrics(metrics)
+        self.display.round(metrics)
+        last = self.state.round == train.rounds
+        if self.state.round % train.grid_every == 0 or last:
+            _picture(self.state, self.folder, self.config)
+        self.callbacks.round_end(self.run, metrics)
+        if self.state.round % train.checkpoint_every == 0 or last:
+            self._save()
+
+    def _save(self) -> None:
+        checkpoint = save_checkpoint(self.state, self.folder.checkpoints, self.config.train.keep)
+        self.callbacks.checkpoint(self.run, checkpoint)
+
+    def _keep(self, why: str) -> None:
+        """Save where the run stands, and say how to go on."""
+        save_checkpoint(self.state, self.folder.checkpoints, self.config.train.keep)
+        write_report(self.folder.path)
+        self.display.note(f"{why}; go on with: orwcfm resume {self.folder.path}")
+
+    @property
+    def _left(self) -> bool:
+        return self.state.round < self.config.train.rounds
+
+    @property
+    def _micro_batch(self) -> int:
+        return self.config.train.micro_batch
 
 
 def _notes(state: State, config: RunConfig) -> dict[str, str]:
     """What the components say of themselves, for the screen and the report."""
     parts = state.components
     prompts = ", ".join(f"'{prompt}'" for prompt in config.prompts if prompt)
-    judges = ", ".join(f"{name}, {judge.describe()}" for name, judge in parts.heldout.items())
     x = torch.zeros((1, *parts.backbone.sample_shape), device=state.device)
     space = parts.feature_space
     with torch.no_grad():
-        embeds = space is not None and space.features(parts.backbone.to_images(x)) is not None
+        embeds = space is not None and space.reward.features(parts.backbone.to_images(x)) is not None
     return {
-        "reward": f"{config.reward.name}, {parts.reward.describe()}",
+        "reward": _described(parts.objective.terms),
         "prompt": prompts or "none",
-        "held_out_judge": judges or "none",
-        "feature_space": f"features of {next(iter(parts.heldout), config.reward.name)}" if embeds else "pixels",
+        "held_out_judge": _described(parts.heldout) or "none",
+        "feature_space": f"features of {space.name}" if space and embeds else "pixels",
         "device": f"{state.device}, {state.precision}",
     }
+
+
+def _described(judges: Sequence[Judge]) -> str:
+    return "; ".join(f"{judge.name}, {judge.reward.describe()}" for judge in judges)
 
 
 def _picture(state: State, folder: RunFolder, config: RunConfig) -> None:

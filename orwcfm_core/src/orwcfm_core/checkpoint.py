@@ -51,6 +51,7 @@ def save_checkpoint(state: State, folder: Path, keep: int) -> Path:
         about = {
             "round": state.round,
             "weighting": state.components.weighting.state(),
+            "objective": state.components.objective.state(),
             "computed": f"{state.device.type}, {state.precision}",
         }
         (temporary / "state.json").write_text(json.dumps(about))
@@ -130,6 +131,7 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
         moments.setdefault(int(index), {})[key] = value
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     state.components.weighting.load_state(about["weighting"])
+    state.components.objective.load_state(about["objective"])
     state.round = about["round"]
 
 

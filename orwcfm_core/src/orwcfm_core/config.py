@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from orwcfm_core.plugin import ComponentConfig
 from orwcfm_core.registry import Plugin
@@ -18,11 +18,14 @@ __all__ = [
     "AdaptiveConfig",
     "AdvantageConfig",
     "Choice",
+    "CombineConfig",
     "ExpConfig",
     "FixedStepConfig",
+    "RewardChoice",
     "RunConfig",
     "SamplerConfig",
     "SoftmaxConfig",
+    "TermConfig",
     "TopKConfig",
     "TrainConfig",
     "WeightingConfig",
@@ -103,6 +106,27 @@ WEIGHTINGS: Mapping[str, type[WeightingConfig]] = {
 }
 
 
+class TermConfig(ComponentConfig):
+    """Options that every reward has besides its own."""
+
+    weight: FiniteFloat = Field(1.0, description="Weight of this reward among several: NAME:WEIGHT for short.")
+    normalise: Literal["none", "z-score", "per-prompt"] = Field(
+        "none",
+        description="Scale of the scores: as they are, in standard deviations of the last ones, or of this round's "
+        "for the same prompt.",
+    )
+    window: int = Field(1024, ge=2, le=1_000_000, description="Scores that z-score looks back on.")
+
+
+class CombineConfig(ComponentConfig):
+    """How several rewards become one."""
+
+    combine: Literal["sum", "product", "minimum"] = Field(
+        "sum",
+        description="Sum of weight times score, product of score to the weight, or minimum of weight times score.",
+    )
+
+
 class TrainConfig(ComponentConfig):
     """Options that every trainer has."""
 
@@ -127,9 +151,12 @@ class TrainConfig(ComponentConfig):
     keep: int = Field(2, ge=1, description="Checkpoints that are kept.")
     checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints.")
     grid_every: int = Field(10, ge=1, description="Rounds between pictures of the same noise.")
+    eval_samples: int = Field(
+        1024, ge=2, le=1_000_000, description="Samples that reference and result are measured on."
+    )
 
 
-SECTIONS = ("backbone", "reward", "heldout", "reg", "weighting", "sampler", "train")
+SECTIONS = ("backbone", "reward", "heldout", "reg", "weighting", "sampler", "train", "callback")
 """Sections of a configuration, in the order in which they are printed."""
 
 
@@ -154,25 +181,40 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class RewardChoice(Choice):
+    """A reward that is trained on.
+
+    Args:
+        term: How it counts among the others.
+    """
+
+    term: TermConfig
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A run's configuration, checked and complete.
 
     Args:
         backbone: The generative model.
-        reward: What is trained on.
-        heldout: What judges and is not trained on, if anything.
-        reg: The regularizer.
+        rewards: What is trained on; at least one.
+        combine: How they become one.
+        heldout: What judges and is not trained on.
+        regs: The regularizers; at least one.
         trainer: The training method, whose config has the options of section `train`.
+        callbacks: What is told of the run's events.
         weighting: Options of the weighting.
         sampler: Options of the sampler.
         prompts: At least one; an empty string where nobody named any.
     """
 
     backbone: Choice
-    reward: Choice
-    heldout: Choice | None
-    reg: Choice
+    rewards: tuple[RewardChoice, ...]
+    combine: CombineConfig
+    heldout: tuple[Choice, ...]
+    regs: tuple[Choice, ...]
     trainer: Choice
+    callbacks: tuple[Choice, ...]
     weighting: WeightingConfig
     sampler: SamplerConfig
     prompts: tuple[str, ...]
@@ -183,19 +225,39 @@ class RunConfig:
         assert isinstance(self.trainer.config, TrainConfig)
         return self.trainer.config
 
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All plugins that take part."""
+        return (self.backbone, *self.rewards, *self.heldout, *self.regs, self.trainer, *self.callbacks)
+
     def tables(self) -> dict[str, dict[str, Any]]:
         """The configuration as plain tables, which `resolve` reads back to the same; unset options are left out."""
-
-        def table(name: str, config: ComponentConfig) -> dict[str, Any]:
-            return {"name": name} | config.model_dump(mode="json", exclude_none=True)
-
-        prompts = {"prompt": list(self.prompts)}
+        rewards = {"prompt": list(self.prompts), **_dump(self.combine)}
         return {
-            "backbone": table(self.backbone.asked, self.backbone.config),
-            "reward": table(self.reward.asked, self.reward.config) | prompts,
-            "heldout": table(self.heldout.asked, self.heldout.config) if self.heldout else {"name": "none"},
-            "reg": table(self.reg.asked, self.reg.config),
-            "weighting": table(self.weighting.name, self.weighting),
-            "sampler": table(self.sampler.name, self.sampler),
-            "train": table(self.trainer.asked, self.trainer.config),
+            "backbone": _table([self.backbone]),
+            "reward": _table(self.rewards) | rewards,
+            "heldout": _table(self.heldout),
+            "reg": _table(self.regs),
+            "weighting": {"name": self.weighting.name} | _dump(self.weighting),
+            "sampler": {"name": self.sampler.name} | _dump(self.sampler),
+            "train": _table([self.trainer]),
+            "callback": _table(self.callbacks),
         }
+
+
+def _dump(config: ComponentConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _table(choices: Sequence[Choice]) -> dict[str, Any]:
+    """A section: one component's options side by side with its name, those of several in tables of their own."""
+    options = [
+        (_dump(choice.term) if isinstance(choice, RewardChoice) else {}) | _dump(choice.config) for choice in choices
+    ]
+    if not choices:
+        return {"name": "none"}
+    if len(choices) == 1:
+        return {"name": choices[0].asked} | options[0]
+    return {"name": [choice.asked for choice in choices]} | {
+        choice.name: table for choice, table in zip(choices, options, strict=True)
+    }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from orwcfm_core.metrics import diversity, mean_and_std
-from orwcfm_core.reward import score
+from orwcfm_core.metrics import correlation, diversity, mean_and_std
 from orwcfm_core.trainer import State
 
-__all__ = ["SATISFIED", "evaluate"]
+__all__ = ["SATISFIED", "evaluate", "scales"]
 
 SATISFIED = 0.5
 """A sample satisfies its prompt where a judge that gives probabilities gives at least this."""
@@ -26,9 +27,10 @@ def evaluate(state: State, count: int, micro_batch: int) -> dict[str, Any]:
         micro_batch: Samples in memory at once.
 
     Returns:
-        `samples`, `reward_mean`, `reward_std`, `diversity`, and by judge `heldout_<name>`. Where a judge's scores are
-        probabilities, also `satisfying_judge`, `satisfying_share` and `satisfying_diversity`: of the samples that it
-        gives at least one half.
+        `samples`, `reward_mean`, `reward_std`, `diversity`, and by judge `heldout_<name>`. Of the first judge whose
+        scores are probabilities, also `satisfying_judge`, `satisfying_share` and `satisfying_diversity`: of the samples
+        that it gives at least one half. Where the reward is composed of several, also `rewards`, the mean and std of
+        each, and `correlations`, of each pair of them.
     """
     parts = state.components
     generator = torch.Generator(state.device).manual_seed(2**31 - 1)
@@ -36,21 +38,42 @@ def evaluate(state: State, count: int, micro_batch: int) -> dict[str, Any]:
     prompts = [parts.prompts[i % len(parts.prompts)] for i in range(count)]
     x_1 = state.sample(noise, prompts, micro_batch)[0].nan_to_num(0.0, 0.0, 0.0)
     images = parts.backbone.to_images(x_1)
-    values, valid = score(parts.reward_name, parts.reward, parts.shown(parts.reward_name, x_1, images), prompts)
+    scored = parts.objective.score(x_1, images, prompts)
     features = parts.features(images)
-    reward_mean, reward_std = mean_and_std(values[valid])
+    reward_mean, reward_std = mean_and_std(scored.values[scored.valid])
     found: dict[str, Any] = {
         "samples": count,
         "reward_mean": reward_mean,
         "reward_std": reward_std,
         "diversity": diversity(features),
     }
-    for name, judge in parts.heldout.items():
-        judged, judgeable = score(name, judge, parts.shown(name, x_1, images), prompts)
-        found[f"heldout_{name}"] = mean_and_std(judged[judgeable])[0]
-        if name in parts.probabilities:
+    if parts.objective.composed:
+        found |= scales({name: scores[scored.valid] for name, scores in scored.raw.items()})
+    for judge in parts.heldout:
+        judged, judgeable = judge.score(x_1, images, prompts)
+        found[f"heldout_{judge.name}"] = mean_and_std(judged[judgeable])[0]
+        if judge.probability and "satisfying_judge" not in found:
             satisfying = judgeable & (judged >= SATISFIED)
-            found["satisfying_judge"] = name
+            found["satisfying_judge"] = judge.name
             found["satisfying_share"] = float(satisfying.float().mean())
             found["satisfying_diversity"] = diversity(features[satisfying])
     return found
+
+
+def scales(scores: Mapping[str, Tensor]) -> dict[str, Any]:
+    """How large and how alike the scores of several rewards are.
+
+    Args:
+        scores: By reward, `(N,)`.
+
+    Returns:
+        `rewards`, `{name: {mean, std}}`, and `correlations`, `{first: {second: Pearson's}}`; None of a constant.
+    """
+    names = list(scores)
+    return {
+        "rewards": {name: dict(zip(("mean", "std"), mean_and_std(scores[name]), strict=True)) for name in names},
+        "correlations": {
+            first: {second: correlation(scores[first], scores[second]) for second in names[i + 1 :]}
+            for i, first in enumerate(names[:-1])
+        },
+    }

@@ -18,7 +18,11 @@ from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.plugin import hookspec
 from orwcfm_core.registry import blame
 
-__all__ = ["Callbacks", "Events", "Run"]
+__all__ = ["CallbackError", "Callbacks", "Events", "Run"]
+
+
+class CallbackError(RunError):
+    """A callback failed; the run itself is sound."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,17 @@ class Callbacks:
         self._tell("orwcfm_on_run_end", run=run, status=status, result=result)
 
     def _tell(self, event: str, **about: Any) -> None:
-        """Tell all of an event.
+        """Tell all of an event; one that fails keeps none of the others from being told.
 
         Raises:
-            RunError: A callback raised; the line has its name.
+            CallbackError: Callbacks raised; a line for each, with its name.
         """
+        errors = []
         for name, manager in self._managers.items():
-            with blame(f"callback '{name}'", RunError):
-                getattr(manager.hook, event)(**about)
+            try:
+                with blame(f"callback '{name}'", CallbackError):
+                    getattr(manager.hook, event)(**about)
+            except (RunError, UserError) as e:
+                errors.append(str(e))
+        if errors:
+            raise CallbackError("\n".join(errors))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["diversity", "effective_sample_size", "mean_and_std"]
+__all__ = ["correlation", "diversity", "effective_sample_size", "mean_and_std"]
 
 
 def effective_sample_size(weights: Tensor) -> float:
@@ -39,3 +39,15 @@ def mean_and_std(values: Tensor) -> tuple[float | None, float | None]:
         values: `(N,)`.
     """
     return (float(values.mean()), float(values.std(correction=0))) if len(values) else (None, None)
+
+
+def correlation(a: Tensor, b: Tensor) -> float | None:
+    """Pearson's correlation, in [-1, 1]; None where one of them does not vary.
+
+    Args:
+        a: `(N,)`.
+        b: `(N,)`.
+    """
+    x, y = (values.cpu().double() - values.cpu().double().mean() for values in (a, b))
+    norm = float(x.norm() * y.norm())
+    return float(x @ y) / norm if norm > 0 else None

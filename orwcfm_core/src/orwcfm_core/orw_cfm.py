@@ -14,8 +14,8 @@ from orwcfm_core.backbone import Condition, select
 from orwcfm_core.coupling import couple
 from orwcfm_core.errors import RunError
 from orwcfm_core.metrics import diversity, effective_sample_size, mean_and_std
+from orwcfm_core.objective import Objective, Scored
 from orwcfm_core.regularizer import penalise
-from orwcfm_core.reward import score
 from orwcfm_core.trainer import State, Trainer, repeat_condition
 
 __all__ = ["OrwCfm", "learning_rate", "stratified_times"]
@@ -73,21 +73,23 @@ class OrwCfm(Trainer):
         finite = x_1.flatten(1).isfinite().all(1)
         x_1 = x_1.nan_to_num(0.0, 0.0, 0.0)
         images = parts.backbone.to_images(x_1)
-        scores, valid = score(parts.reward_name, parts.reward, parts.shown(parts.reward_name, x_1, images), prompts)
-        valid &= finite
-        weights = parts.weighting.weights(scores, valid, groups)
+        scored = parts.objective.score(x_1, images, prompts)
+        valid = scored.valid & finite
+        weights = parts.weighting.weights(scored.signal, valid, groups)
 
         condition = parts.backbone.encode(prompts)
         trace = [self._update(state, x_1, weights, condition, i) for i in range(config.updates)]
+        parts.objective.observe(scored.raw, valid)
         state.ema.update()
         state.round += 1
 
         seconds = time.perf_counter() - began
-        reward_mean, reward_std = mean_and_std(scores[valid])
+        reward_mean, reward_std = mean_and_std(scored.values[valid])
         return {
             "round": state.round,
             "reward_mean": reward_mean,
             "reward_std": reward_std,
+            **_raw_means(parts.objective, scored, valid),
             **self._heldout(state, x_1, images, prompts),
             "velocity_divergence": trace[0]["velocity_divergence"],
             "diversity": diversity(parts.features(images)),
@@ -112,9 +114,9 @@ class OrwCfm(Trainer):
 
     def _heldout(self, state: State, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> dict[str, float | None]:
         means = {}
-        for name, judge in state.components.heldout.items():
-            values, valid = score(name, judge, state.components.shown(name, x_1, images), prompts)
-            means[f"heldout_{name}"] = mean_and_std(values[valid])[0]
+        for judge in state.components.heldout:
+            values, valid = judge.score(x_1, images, prompts)
+            means[f"heldout_{judge.name}"] = mean_and_std(values[valid])[0]
         return means
 
     def _update(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition, index: int) -> dict[str, float]:
@@ -199,6 +201,13 @@ def learning_rate(config: Any, step: int) -> float:
     progress = step / (config.rounds * config.updates)
     cosine = config.decay + (1 - config.decay) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return float(config.lr * cosine * min(1.0, (step + 1) / (config.warmup + 1)))
+
+
+def _raw_means(objective: Objective, scored: Scored, valid: Tensor) -> dict[str, float | None]:
+    """Mean score of each reward before normalising and combining, where the combined score is something else."""
+    if not objective.composed:
+        return {}
+    return {f"reward_{name}": mean_and_std(scores[valid])[0] for name, scores in scored.raw.items()}
 
 
 def _mean_square(x: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from orwcfm_core.errors import RunError
 from orwcfm_core.registry import blame
 
-__all__ = ["Regularizer", "penalise"]
+__all__ = ["Regularizer", "Sum", "penalise"]
 
 
 class Regularizer(ABC):
@@ -38,13 +40,36 @@ class Regularizer(ABC):
         """
 
 
-def penalise(regularizer: Regularizer, v: Tensor, v_ref: Tensor, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-    """The penalty, `(B,)`, checked; arguments as in `Regularizer.penalty`.
+class Sum(Regularizer):
+    """Several regularizers: `alpha R = sum_i alpha_i R_i` with `alpha = sum_i alpha_i`.
+
+    The penalty is thus the mean of theirs, weighted by their strengths; unweighted if all of them are 0.
+
+    Args:
+        parts: By name, at least one.
+    """
+
+    def __init__(self, parts: Mapping[str, Regularizer]) -> None:
+        super().__init__(sum(part.alpha for part in parts.values()))
+        self.parts = parts
+
+    def penalty(self, v: Tensor, v_ref: Tensor, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+        penalties = torch.stack([penalise(part, v, v_ref, t, x, weights, name) for name, part in self.parts.items()])
+        shares = torch.tensor(
+            [part.alpha / self.alpha if self.alpha else 1 / len(self.parts) for part in self.parts.values()]
+        )
+        return shares.to(penalties) @ penalties
+
+
+def penalise(
+    regularizer: Regularizer, v: Tensor, v_ref: Tensor, t: Tensor, x: Tensor, weights: Tensor, name: str = ""
+) -> Tensor:
+    """The penalty, `(B,)`, checked; arguments as in `Regularizer.penalty`, and the name for messages.
 
     Raises:
         RunError: The regularizer raised, or returned another shape.
     """
-    with blame(f"regularizer {type(regularizer).__name__}", RunError):
+    with blame(f"regularizer {name or type(regularizer).__name__}", RunError):
         penalty = regularizer.penalty(v, v_ref, t, x, weights)
         if penalty.shape != weights.shape:
             raise RunError(f"returned shape {tuple(penalty.shape)}, expected {tuple(weights.shape)}")

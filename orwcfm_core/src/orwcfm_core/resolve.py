@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from orwcfm_core.config import SAMPLERS, SECTIONS, WEIGHTINGS, Choice, RunConfig, TrainConfig
+from orwcfm_core.config import (
+    SAMPLERS,
+    SECTIONS,
+    WEIGHTINGS,
+    Choice,
+    CombineConfig,
+    RewardChoice,
+    RunConfig,
+    TermConfig,
+    TrainConfig,
+)
 from orwcfm_core.errors import UserError
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions
-from orwcfm_core.registry import Registry, blame
+from orwcfm_core.registry import Plugin, Registry, blame
+from orwcfm_core.remote import RemotePlugin, is_environment
+from orwcfm_core.several import Asked, share_out
 
 __all__ = ["resolve"]
+
+_SHARED = ("prompt", *CombineConfig.model_fields, *TermConfig.model_fields)
+"""Options of section `reward` that are no reward's own."""
+
+Options = TypeVar("Options", bound=ComponentConfig)
+
+
+class TimeLimit(ComponentConfig):
+    """Options of a reward that runs in an environment of its own."""
+
+    timeout: float = Field(600.0, gt=0, le=1e6, description="Seconds that it may take for a batch.")
 
 
 class _Reader:
@@ -39,37 +62,95 @@ class _Reader:
             return ()
         return tuple(given)
 
-    def component(self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None) -> Choice | None:
-        """Choose a plugin by the section's name and read its options; `below` lies under what the user set."""
+    def take(self, section: str, option: str) -> dict[str, Any]:
+        """Take out an option, if it is there."""
+        table = self.tables.get(section, {})
+        return {option: table.pop(option)} if option in table else {}
+
+    def component(self, section: str, kind: str, default: str) -> Choice | None:
+        """Choose the one plugin of a section."""
+        asked = Asked(str(self.pop(section, "name", default)), section, self.tables.get(section, {}))
+        return self.choice(asked, kind)
+
+    def several(self, section: str, kind: str, default: str, number: str | None = None) -> tuple[Choice, ...]:
+        """Choose the plugins of a section that may have several."""
+        return tuple(c for asked in self.asked(section, default, number) if (c := self.choice(asked, kind)))
+
+    def absent(self, section: str, default: str, what: str) -> bool:
+        """Whether a section that may do without a plugin says `none`."""
+        table = self.tables.get(section, {})
+        if table.get("name", default) != "none":
+            return False
+        self.errors += [
+            f"{section}.{o}: there is no {what} here; set {section}.name" for o in sorted({*table} - {"name"})
+        ]
+        return True
+
+    def asked(self, section: str, default: Any, number: str | None) -> list[Asked]:
+        names = self.pop(section, "name", default)
+        found, errors = share_out(section, self.tables.get(section, {}), names, number)
+        self.errors += errors
+        return found
+
+    def rewards(self, suggested: Suggestions) -> tuple[RewardChoice, ...]:
+        """Choose what is trained on; `normalise` and `window` of the section hold for all of them."""
+        table = self.tables.setdefault("reward", {})
+        names = table.get("name", "clip-score")
+        several = isinstance(names, list | tuple) and len(names) > 1
+        shared: dict[str, Any] = {o: table.pop(o) for o in ("normalise", "window") if several and o in table}
+        found = []
+        for asked in self.asked("reward", "clip-score", "weight"):
+            own = dict(asked.options)
+            term = shared | {option: own.pop(option) for option in TermConfig.model_fields if option in own}
+            choice = self.reward(Asked(asked.text, asked.label, own), suggested)
+            read = self.options(asked.label, TermConfig, asked.name, term)
+            if choice and read:
+                found.append(RewardChoice(choice.asked, choice.plugin, choice.config, read))
+        return tuple(found)
+
+    def judges(self, default: str, suggested: Suggestions) -> tuple[Choice, ...]:
+        """Choose what judges and is not trained on; a run can do without, called `none`."""
+        if self.absent("heldout", default, "held-out judge"):
+            return ()
+        chosen = (self.reward(asked, suggested) for asked in self.asked("heldout", default, None))
+        return tuple(choice for choice in chosen if choice)
+
+    def reward(self, asked: Asked, suggested: Suggestions) -> Choice | None:
+        """Choose a reward, here or in an environment of its own, with the backbone's suggestions for it."""
+        own = dict(asked.options)
+        python, timeout = own.pop("python", None), own.pop("timeout", None)
+        text = f"{asked.text}@{python}" if python else asked.text
+        where = text.partition("@")[2]
+        below = suggested.rewards.get(asked.name, {})
+        if not is_environment(where):
+            given = own if timeout is None else own | {"timeout": timeout}
+            return self.choice(Asked(text, asked.label, given), "reward", below)
+        limit = self.options(asked.label, TimeLimit, asked.name, {} if timeout is None else {"timeout": timeout})
+        if limit is None:
+            return None
+        plugin = RemotePlugin(asked.name, where, limit.timeout)
+        return self.choice(Asked(text, asked.label, own), "reward", below, plugin)
+
+    def choice(
+        self, asked: Asked, kind: str, below: Mapping[str, Any] | None = None, plugin: Plugin | None = None
+    ) -> Choice | None:
+        """Look a plugin up and read its options; `below` lies under what the user set."""
         try:
-            asked = str(self.pop(section, "name", default))
-            plugin = self.registry.get(kind, asked)
+            plugin = plugin or self.registry.get(kind, asked.text)
             spec = plugin.spec
         except UserError as e:
-            self.errors.append(f"{section}.name: {e}")
+            self.errors.append(f"{asked.label.partition('.')[0]}.name: {e}")
             return None
-        config = self.options(section, spec.config, plugin.name, below)
-        return Choice(asked, plugin, config) if config else None
+        config = self.options(asked.label, spec.config, plugin.name, {**(below or {}), **asked.options})
+        return Choice(asked.text, plugin, config) if config else None
 
-    def reward(self, section: str, default: str, suggested: Suggestions) -> Choice | None:
-        """Choose a reward, with the backbone's suggestions for it; a run can do without a judge, called `none`."""
-        name = str(self.tables.get(section, {}).get("name", default))
-        if section == "heldout" and name == "none":
-            left = sorted(self.tables.get(section, {}).keys() - {"name"})
-            self.errors += [f"heldout.{option}: there is no held-out judge here; set heldout.name" for option in left]
-            return None
-        return self.component(section, "reward", name, suggested.rewards.get(name.partition("@")[0], {}))
-
-    def options(
-        self, section: str, model: type[ComponentConfig], owner: str, below: Mapping[str, Any] | None = None
-    ) -> ComponentConfig | None:
-        """Read a section's options; on a mistake, note it and return None."""
-        given = self.tables.get(section, {})
+    def options(self, label: str, model: type[Options], owner: str, given: Mapping[str, Any]) -> Options | None:
+        """Read options; on a mistake, note it and return None."""
         with blame(f"options of '{owner}'", UserError):
             try:
-                return model.model_validate({**(below or {}), **given})
+                return model.model_validate(given)
             except ValidationError as e:
-                self.errors += [_explain(section, owner, model, error) for error in e.errors()]
+                self.errors += [_explain(label, owner, model, error) for error in e.errors()]
         return None
 
     def named(self, section: str, table: Mapping[str, type[Any]], default: str) -> Any:
@@ -78,7 +159,7 @@ class _Reader:
         if name not in table:
             self.errors.append(f"{section}.name: unknown {section} '{name}', {_hint(name, table)}")
             return None
-        return self.options(section, table[name], name, {"name": name})
+        return self.options(section, table[name], name, {"name": name, **self.tables.get(section, {})})
 
 
 def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunConfig:
@@ -98,27 +179,29 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     given = reader.prompts()
     backbone = reader.component("backbone", "backbone", "unet")
     suggested, conditional = _suggestions(backbone, given)
-    reward = reader.reward("reward", "clip-score", suggested)
-    prompts = given or (suggested.prompts if conditional or _reads_prompts(reward) else ()) or ("",)
-    heldout = reader.reward("heldout", _judge(registry, suggested, reward, prompts), suggested)
-    reg = reader.component("reg", "regularizer", "w2")
+    combine = reader.options("reward", CombineConfig, "reward", reader.take("reward", "combine"))
+    rewards = reader.rewards(suggested)
+    prompts = given or (suggested.prompts if conditional or any(map(_reads_prompts, rewards)) else ()) or ("",)
+    heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested)
+    regs = reader.several("reg", "regularizer", "w2", "alpha")
     weighting = reader.named("weighting", WEIGHTINGS, "advantage")
     sampler = reader.named("sampler", SAMPLERS, "euler")
     trainer = reader.component("train", "trainer", "orw-cfm")
+    callbacks = () if reader.absent("callback", "none", "callback") else reader.several("callback", "callback", "none")
 
     if backbone and len(prompts) > 1 and not conditional:
         reader.errors.append(
             f"reward.prompt: {len(prompts)} prompts, but backbone '{backbone.name}' is unconditional here: it could "
             "not tell which one to draw; give one prompt, or a conditional backbone (backbone.conditional=true)"
         )
-    reader.errors += _misfits(backbone, reward, heldout) + _geometry(trainer, len(prompts))
+    reader.errors += _misfits(backbone, rewards, heldout) + _geometry(trainer, len(prompts))
+    reader.errors += _uncombinable(combine, rewards)
     if reader.errors:
         raise UserError("\n".join(reader.errors))
     assert backbone
-    assert reward
-    assert reg
+    assert combine
     assert trainer
-    return RunConfig(backbone, reward, heldout, reg, trainer, weighting, sampler, prompts)
+    return RunConfig(backbone, rewards, combine, heldout, regs, trainer, callbacks, weighting, sampler, prompts)
 
 
 def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Suggestions, bool]:
@@ -130,22 +213,43 @@ def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Sugge
         return spec.suggest(backbone.config, given), spec.conditional(backbone.config)
 
 
-def _judge(registry: Registry, suggested: Suggestions, reward: Choice | None, prompts: tuple[str, ...]) -> str:
-    """The first suggested judge that is installed and not the reward itself; none without a prompt to judge by."""
+def _judge(registry: Registry, suggested: Suggestions, rewards: Sequence[Choice], prompts: tuple[str, ...]) -> str:
+    """The first suggested judge that is installed and not trained on; none without a prompt to judge by."""
     if prompts == ("",):
         return "none"
-    others = {plugin.name for plugin in registry.plugins if plugin.kind == "reward"}
-    return next((j for j in suggested.heldout if j in others and (reward is None or j != reward.name)), "none")
+    others = {plugin.name for plugin in registry.plugins if plugin.kind == "reward"} - {r.name for r in rewards}
+    return next((judge for judge in suggested.heldout if judge in others), "none")
 
 
-def _misfits(backbone: Choice | None, reward: Choice | None, heldout: Choice | None) -> list[str]:
+def _misfits(backbone: Choice | None, rewards: Sequence[Choice], heldout: Sequence[Choice]) -> list[str]:
     """Components that do not fit each other."""
-    errors = []
-    for section, choice in (("reward", reward), ("heldout", heldout)):
-        if choice and backbone and _accepts_points(choice.plugin.spec) and not _produces_points(backbone.plugin.spec):
-            errors.append(
-                f"{section}.name: '{choice.name}' scores points, but backbone '{backbone.name}' produces images"
-            )
+    if backbone is None or _produces_points(backbone.plugin.spec):
+        return []
+    return [
+        f"{section}.name: '{choice.name}' scores points, but backbone '{backbone.name}' produces images"
+        for section, choices in (("reward", rewards), ("heldout", heldout))
+        for choice in choices
+        if _accepts_points(choice.plugin.spec)
+    ]
+
+
+def _uncombinable(combine: CombineConfig | None, rewards: Sequence[RewardChoice]) -> list[str]:
+    """Rewards that the way of combining them cannot take."""
+    if combine is None or combine.combine == "sum":
+        return []
+    errors = [
+        f"reward.{reward.name}.weight: expected more than 0 with reward.combine={combine.combine}, "
+        f"got {reward.term.weight:g}"
+        for reward in rewards
+        if reward.term.weight <= 0
+    ]
+    if combine.combine == "product":
+        errors += [
+            f"reward.combine: a product needs scores of at least 0, and those of '{reward.name}' are not "
+            f"({'reward.normalise' if reward.term.normalise != 'none' else 'its range'}); use sum or minimum"
+            for reward in rewards
+            if reward.term.normalise != "none" or _never_positive(reward.plugin.spec)
+        ]
     return errors
 
 
@@ -164,9 +268,14 @@ def _geometry(trainer: Choice | None, prompts: int) -> list[str]:
     return []
 
 
-def _reads_prompts(reward: Choice | None) -> bool:
-    spec = reward.plugin.spec if reward else None
+def _reads_prompts(reward: Choice) -> bool:
+    spec = reward.plugin.spec
     return isinstance(spec, RewardSpec) and spec.reads_prompts
+
+
+def _never_positive(spec: Spec) -> bool:
+    top = spec.value_range[1] if isinstance(spec, RewardSpec) else None
+    return top is not None and top <= 0
 
 
 def _accepts_points(spec: Spec) -> bool:
@@ -179,14 +288,14 @@ def _produces_points(spec: Spec) -> bool:
 
 def _hint(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def _explain(section: str, owner: str, model: type[ComponentConfig], error: Any) -> str:
     """One line for one of pydantic's errors."""
     option = ".".join(str(part) for part in error["loc"]) or "options"
     if error["type"] == "extra_forbidden":
-        known = [*model.model_fields, *(["prompt"] if section == "reward" else [])]
+        known = [*model.model_fields, *(_SHARED if section == "reward" else [])]
         return f"{section}.{option}: unknown option of '{owner}', {_hint(option, known)}"
     message = error["msg"].removeprefix("Value error, ")
     got = "" if error["type"] == "missing" else f", got {error['input']!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from orwcfm_core.errors import RunError
 from orwcfm_core.registry import blame
 
-__all__ = ["Reward", "Scores", "score"]
+__all__ = ["Judge", "Reward", "Scores", "score"]
 
 
 class Scores(NamedTuple):
@@ -51,6 +52,38 @@ class Reward(ABC):
     def describe(self) -> str:
         """One line for the user: which model scores, with what options."""
         return type(self).__name__
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reward as a run knows it: under its name, with what its plugin declares.
+
+    Args:
+        name: For messages and metrics.
+        reward: The reward.
+        points: It scores samples as they are, instead of images.
+        probability: Its scores are probabilities.
+    """
+
+    name: str
+    reward: Reward
+    points: bool = False
+    probability: bool = False
+
+    @property
+    def has_features(self) -> bool:
+        """Whether it embeds images."""
+        return type(self.reward).features is not Reward.features
+
+    def score(self, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Score samples; see `score`.
+
+        Args:
+            x_1: Samples, `(B, *)`.
+            images: The same as images, `(B, C, H, W)` in [0, 1].
+            prompts: B strings.
+        """
+        return score(self.name, self.reward, x_1 if self.points else images, prompts)
 
 
 def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from orwcfm_core.backbone import Backbone, Condition, VelocityField
 from orwcfm_core.config import TrainConfig
 from orwcfm_core.ema import EMA
+from orwcfm_core.objective import Objective
 from orwcfm_core.regularizer import Regularizer
-from orwcfm_core.reward import Reward
+from orwcfm_core.reward import Judge
 from orwcfm_core.sampler import Sampler
 from orwcfm_core.weighting import Weighting
 
@@ -27,38 +28,31 @@ class Components:
 
     Args:
         backbone: Policy, reference and the way to pictures.
-        reward: Trained on.
+        objective: What is maximised: one reward or several.
         regularizer: Keeps the policy near the reference.
         weighting: Scores to weights.
         sampler: Noise to samples.
         prompts: At least one; an unconditional backbone has exactly one.
-        reward_name: For messages.
-        heldout: Judges that are not trained on, by name.
-        points: Names of those rewards and judges that score samples as they are instead of images.
-        probabilities: Names of those judges whose scores are probabilities.
-        feature_space: Reward whose features measure diversity; None measures it in pixels.
+        heldout: Judges that are not trained on.
     """
 
     backbone: Backbone
-    reward: Reward
+    objective: Objective
     regularizer: Regularizer
     weighting: Weighting
     sampler: Sampler
     prompts: Sequence[str] = ("",)
-    reward_name: str = "reward"
-    heldout: Mapping[str, Reward] = field(default_factory=dict)
-    points: Collection[str] = ()
-    probabilities: Collection[str] = ()
-    feature_space: Reward | None = None
+    heldout: Sequence[Judge] = ()
 
-    def shown(self, name: str, x_1: Tensor, images: Tensor) -> Tensor:
-        """What a reward or judge is shown: images, or the samples themselves."""
-        return x_1 if name in self.points else images
+    @property
+    def feature_space(self) -> Judge | None:
+        """Whose features measure diversity: the first judge or reward that has any; None measures it in pixels."""
+        return next((judge for judge in (*self.heldout, *self.objective.terms) if judge.has_features), None)
 
     def features(self, images: Tensor) -> Tensor:
-        """What diversity is measured in, `(B, D)`: the chosen reward's features, else pixels."""
+        """What diversity is measured in, `(B, D)`: the features of `feature_space`, else pixels."""
         with torch.no_grad():
-            found = self.feature_space.features(images) if self.feature_space else None
+            found = self.feature_space.reward.features(images) if self.feature_space else None
         return images.flatten(1) if found is None else found
 
 
@@ -158,9 +152,8 @@ class Trainer(ABC):
             device: Where to train.
         """
         components.backbone.to(device)
-        for reward in (components.reward, *components.heldout.values(), components.feature_space):
-            if reward:
-                reward.to(device)
+        for judge in (*components.objective.terms, *components.heldout):
+            judge.reward.to(device)
         parameters = list(components.backbone.policy().parameters().values())
         return State(
             components=components,
