@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from orwcfm_core.errors import RunError, UserError
+
+from orwcfm_cli.doctor import doctor
+from orwcfm_cli.output import as_json
+from orwcfm_cli.plugins import plugins
+
+from orwcfm_cli.new import new
 
 __all__ = ["cli", "main"]
 
@@ -29,14 +36,19 @@ _FLAGS = {
 }
 """Which option each fixed flag of `run` sets."""
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--no-plugins", is_flag=True, help="Use nothing but what comes with the core.")
 @click.version_option(package_name="orwcfm")
-def cli() -> None:
+def cli(no_plugins: bool) -> None:
     """Fine-tune a flow matching model on a reward, online, and keep its diversity."""
+    if no_plugins:
+        from orwcfm_core.registry import ALLOW
+
+        # In the environment, so that it also holds in the processes that this one starts.
+        os.environ[ALLOW] = ""
 
 
 @cli.command()
@@ -128,39 +140,11 @@ def report(run: Path, as_json: bool) -> None:
     _print({"report": str(write_report(RunFolder.open(run).path))}, as_json)
 
 
-@cli.group()
-def plugins() -> None:
-    """See what is installed."""
+cli.add_command(new)
 
 
-@plugins.command("list")
-@as_json
-def list_plugins(as_json: bool) -> None:
-    """List all plugins, with what is wrong with any of them."""
-    from orwcfm_core.registry import Registry
-
-    rows = []
-    for plugin in Registry().plugins:
-        try:
-            summary, error = plugin.spec.summary, None
-        except UserError as e:
-            summary, error = "", str(e)
-        rows.append(
-            {
-                "kind": plugin.kind,
-                "name": plugin.name,
-                "dist": plugin.dist,
-                "version": plugin.version,
-                "summary": summary,
-                "error": error,
-            }
-        )
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
-    for row in rows:
-        text = f"broken: {row['error']}" if row["error"] else row["summary"]
-        click.echo(f"{row['kind']:<12} {row['name']:<22} {row['dist']} {row['version']:<8} {text}")
+cli.add_command(plugins)
+cli.add_command(doctor)
 
 
 def _one_or_list(value: str | tuple[str, ...] | None) -> Any:

@@ -7,6 +7,7 @@ between rounds, in the order in which the user named them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.plugin import hookspec
 from orwcfm_core.registry import blame
 
-__all__ = ["CallbackError", "Callbacks", "Events", "Run"]
+__all__ = ["CallbackError", "Callbacks", "Events", "Run", "numbers"]
 
 
 class CallbackError(RunError):
@@ -38,6 +39,34 @@ class Run:
     path: Path
     config: Mapping[str, Mapping[str, Any]]
     first_round: int = 0
+
+    def grids(self, rounds: range) -> dict[int, Path]:
+        """The grids of samples that there are for these rounds, by round."""
+        paths = {n: self.path / "samples" / f"round_{n:04d}.png" for n in rounds}
+        return {n: path for n, path in paths.items() if path.is_file()}
+
+    def options(self) -> dict[str, bool | int | float | str]:
+        """The configuration as one flat table of plain values: `section.option`, with lists and tables as JSON."""
+        flat = {f"{section}.{key}": value for section, table in self.config.items() for key, value in table.items()}
+        return {
+            key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            for key, value in flat.items()
+            if value is not None
+        }
+
+
+def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, int | float]:
+    """What of metrics or measurements is a number, which is what can be drawn.
+
+    Args:
+        values: They; what is None or no number is left out.
+        prefix: Put before every name.
+    """
+    return {
+        f"{prefix}{name}": value
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 class Events:
