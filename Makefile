@@ -3,22 +3,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pyproject.toml))
-DISTS := orwcfm_core cli $(PLUGINS)
+ALL := orwcfm_core cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pyproject.toml))
+# Those that bring large packages of their own are installed for the tests, not for the demo.
+LARGE := plugins/backbones/sd3 $(filter plugins/callbacks/%,$(ALL))
+DEFAULT := $(filter-out $(LARGE),$(ALL))
+TOOLS := editables hatchling hypothesis mypy pytest ruff scipy
 
-.PHONY: install demo test check lint types bench clean
+.PHONY: install demo test check docs bench clean
 
 install: .venv/installed
 
-.venv/installed: constraints.txt $(DISTS:%=%/pyproject.toml)
+.venv/installed: constraints.txt $(DEFAULT:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt editables hatchling mypy pytest ruff scipy $(DISTS:%=-e ./%)
+	$(BIN)/pip install --quiet -c constraints.txt $(DEFAULT:%=-e ./%)
+	touch $@
+
+.venv/complete: .venv/installed $(LARGE:%=%/pyproject.toml)
+	$(BIN)/pip install --quiet -c constraints.txt $(TOOLS) $(LARGE:%=-e ./%)
 	touch $@
 
 demo: install
 	$(BIN)/orwcfm run --reward clip-score --reg w2 --alpha 0.1
 
-check: install
+check: .venv/complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -26,7 +33,7 @@ check: install
 
 test: check
 
-bench: install
+bench: .venv/complete
 	$(BIN)/python benchmarks/overhead.py
 
 clean:

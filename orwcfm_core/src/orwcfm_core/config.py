@@ -10,6 +10,7 @@ from pydantic import Field, FiniteFloat
 
 from orwcfm_core.plugin import ComponentConfig
 from orwcfm_core.registry import Plugin
+from orwcfm_core.remote import RemotePlugin
 
 __all__ = [
     "SAMPLERS",
@@ -165,13 +166,13 @@ class Choice:
     """A plugin and its options.
 
     Args:
-        asked: What the user called it: its name, or `NAME@DIST`.
-        plugin: The plugin.
+        asked: What the user called it: its name, `NAME@DIST` or `NAME@ENVIRONMENT`.
+        plugin: The plugin, here or in another environment.
         config: Its options.
     """
 
     asked: str
-    plugin: Plugin
+    plugin: Plugin | RemotePlugin
     config: ComponentConfig
 
     @property

@@ -21,7 +21,7 @@ from orwcfm_core.config import (
 )
 from orwcfm_core.errors import UserError
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions
-from orwcfm_core.registry import Plugin, Registry, blame
+from orwcfm_core.registry import Registry, blame
 from orwcfm_core.remote import RemotePlugin, is_environment
 from orwcfm_core.several import Asked, share_out
 
@@ -122,21 +122,22 @@ class _Reader:
         text = f"{asked.text}@{python}" if python else asked.text
         where = text.partition("@")[2]
         below = suggested.rewards.get(asked.name, {})
-        if not is_environment(where):
+        if not where or not is_environment(where):
             given = own if timeout is None else own | {"timeout": timeout}
             return self.choice(Asked(text, asked.label, given), "reward", below)
         limit = self.options(asked.label, TimeLimit, asked.name, {} if timeout is None else {"timeout": timeout})
         if limit is None:
             return None
         plugin = RemotePlugin(asked.name, where, limit.timeout)
-        return self.choice(Asked(text, asked.label, own), "reward", below, plugin)
+        # The absolute path, so that the run can be resumed from anywhere.
+        return self.choice(Asked(f"{asked.name}@{plugin.python}", asked.label, own), "reward", below, plugin)
 
     def choice(
-        self, asked: Asked, kind: str, below: Mapping[str, Any] | None = None, plugin: Plugin | None = None
+        self, asked: Asked, kind: str, below: Mapping[str, Any] | None = None, remote: RemotePlugin | None = None
     ) -> Choice | None:
         """Look a plugin up and read its options; `below` lies under what the user set."""
         try:
-            plugin = plugin or self.registry.get(kind, asked.text)
+            plugin = remote or self.registry.get(kind, asked.text)
             spec = plugin.spec
         except UserError as e:
             self.errors.append(f"{asked.label.partition('.')[0]}.name: {e}")

@@ -1,0 +1,118 @@
+"""A reward that computes in another process, with another interpreter's packages."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.registry import blame
+from orwcfm_core.remote_memory import SharedMemory
+from orwcfm_core.remote_process import Ended, Environment, Process
+from orwcfm_core.reward import Reward, Scores
+
+__all__ = ["RemoteReward"]
+
+T = TypeVar("T")
+
+
+class RemoteReward(Reward):
+    """Passes images to a supervised worker and scores back.
+
+    Images are copied once, into memory that both processes map, and keep their type and values; so the scores are those
+    that the reward would give in this process under the same torch. Each call finds the images at the same place: a
+    reward that wants to keep them must copy them. A worker that dies or takes too long is started anew, and the request
+    is repeated once. Gradients do not cross.
+
+    Args:
+        name: The reward, as its environment's registry looks it up.
+        environment: Where it is installed.
+        options: Its options, complete.
+        timeout: Time limit of each request, in seconds; building the reward is one.
+
+    Raises:
+        UserError: The reward cannot be built there.
+        RunError: The worker ended twice while building it.
+    """
+
+    def __init__(self, name: str, environment: Environment, options: Mapping[str, Any], timeout: float = 600.0) -> None:
+        self.name = name.partition("@")[0]
+        self._asked = name
+        self._environment = environment
+        self._options = options
+        self._timeout = timeout
+        self._device = torch.device("cpu")
+        self._memory = SharedMemory()
+        self._process: Process | None = None
+        self._persist(lambda process: None)
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
+        values, *valid = self._compute("score", images, prompts=list(prompts))
+        return Scores(values, *valid)
+
+    def features(self, images: Tensor) -> Tensor | None:
+        with self._named():
+            return next(iter(self._compute("features", images)), None)
+
+    def to(self, device: torch.device) -> Self:
+        self._device = device
+        with self._named():
+            self._persist(lambda process: process.ask(self._timeout, "to", device=str(device)))
+        return self
+
+    def describe(self) -> str:
+        with self._named():
+            described = self._persist(lambda process: process.ask(self._timeout, "describe"))
+        return f"{described}, in {self._environment.where}"
+
+    def close(self) -> None:
+        """End the worker; otherwise it ends with this object or with the program."""
+        if self._process:
+            self._process.close()
+        self._memory.close()
+
+    def _compute(self, op: str, images: Tensor, **request: Any) -> list[Tensor]:
+        """Results of a request about images, on the images' device."""
+
+        def attempt(process: Process) -> list[Tensor]:
+            layout = self._memory.write([images])[0]
+            found = process.ask(self._timeout, op, images=layout, **request)
+            return [self._memory.read(result).to(images.device, copy=True) for result in found]
+
+        return self._persist(attempt)
+
+    def _persist(self, attempt: Callable[[Process], T]) -> T:
+        """Attempt something; where the worker ends over it, once more with a new one."""
+        try:
+            return attempt(self._running())
+        except Ended as e:
+            warnings.warn(f"{self._whose()} is started anew: {e}", RuntimeWarning, stacklevel=3)
+        try:
+            return attempt(self._running())
+        except Ended as e:
+            raise RunError(f"{self._whose()} failed twice: {e}") from e
+
+    def _running(self) -> Process:
+        """The worker, with the reward built and on its device."""
+        if self._process is None or not self._process.alive:
+            process = Process(self._asked, self._environment, self._memory.descriptor)
+            try:
+                process.ask(self._timeout, "build", options=self._options, threads=torch.get_num_threads())
+                if self._device.type != "cpu":
+                    process.ask(self._timeout, "to", device=str(self._device))
+            except (UserError, RunError):
+                process.close()
+                raise
+            self._process = process
+        return self._process
+
+    def _whose(self) -> str:
+        return f"the process of reward '{self.name}' in {self._environment.where}"
+
+    def _named(self) -> Any:
+        """Names the reward in errors; `orwcfm_core.reward.score` does so for scores."""
+        return blame(f"reward '{self.name}'", RunError)
