@@ -7,7 +7,7 @@ ALL := orwcfm_core cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pypr
 # Those that bring large packages of their own are installed for the tests, not for the demo.
 LARGE := plugins/backbones/sd3 $(filter plugins/callbacks/%,$(ALL))
 DEFAULT := $(filter-out $(LARGE),$(ALL))
-TOOLS := editables hatchling hypothesis mypy pytest ruff scipy
+TOOLS := editables hatchling hypothesis mypy ruff scipy
 
 .PHONY: install demo test check docs bench clean
 
@@ -15,7 +15,7 @@ install: .venv/installed
 
 .venv/installed: constraints.txt $(DEFAULT:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt $(DEFAULT:%=-e ./%)
+	$(BIN)/pip install --quiet -c constraints.txt pytest $(DEFAULT:%=-e ./%)
 	touch $@
 
 .venv/complete: .venv/installed $(LARGE:%=%/pyproject.toml)
@@ -32,6 +32,10 @@ check: .venv/complete
 	$(BIN)/pytest
 
 test: check
+
+# The pages of docs/plugins, from what the plugins say of themselves.
+docs: .venv/complete
+	$(BIN)/python docs/generate.py
 
 bench: .venv/complete
 	$(BIN)/python benchmarks/overhead.py

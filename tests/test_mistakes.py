@@ -10,7 +10,7 @@ GMM = ("run", "--backbone", "gmm", "--reward", "component")
     ("args", "said"),
     [
         (("run", "--reward", "clip-scor"), "did you mean 'clip-score'"),
-        (("run", "--backbone", "nothing"), "unknown backbone 'nothing', installed: gmm, unet"),
+        (("run", "--backbone", "nothing"), "unknown backbone 'nothing', installed: gmm, sd3, unet"),
         (("run", "--reg", "w3"), "did you mean 'w2'"),
         (("run", "--weighting", "expp"), "did you mean 'exp'"),
         (("run", "--sampler", "rk5"), "did you mean 'rk4'"),

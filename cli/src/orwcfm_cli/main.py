@@ -12,10 +12,9 @@ import click
 from orwcfm_core.errors import RunError, UserError
 
 from orwcfm_cli.doctor import doctor
+from orwcfm_cli.new import new
 from orwcfm_cli.output import as_json
 from orwcfm_cli.plugins import plugins
-
-from orwcfm_cli.new import new
 
 __all__ = ["cli", "main"]
 

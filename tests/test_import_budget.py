@@ -1,0 +1,106 @@
+"""What a light module or command may bring with it, and how long the light commands take."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from commandline import ORWCFM
+from orwcfm_core.testing import FakeDistribution
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "PIL", "open_clip", "diffusers", "transformers", "peft", "wandb")
+# What every light module may import is imported once; then each module has a copy of the process to itself.
+FORK = """
+import json, os, sys
+import click, pydantic, pluggy, orwcfm_core.registry
+heavy = {heavy!r}
+assert not [name for name in heavy if name in sys.modules]
+for module in {modules!r}:
+    if not os.fork():
+        __import__(module)
+        print(json.dumps([module, [name for name in heavy if name in sys.modules]]), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, module
+"""
+
+
+def patterns() -> list[str]:
+    """Files that may import torch at the top: what ruff is told."""
+    ignores = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]["per-file-ignores"]
+    found = []
+    for pattern, rules in ignores.items():
+        before, choices, after = re.fullmatch(r"([^{]*)(?:\{(.*)\})?(.*)", pattern).groups()
+        if "TID253" in rules:
+            found += [f"{before}{choice}{after}" for choice in (choices or "").split(",")]
+    return found
+
+
+def light_modules() -> list[str]:
+    """All modules of the core and the command line that start without torch, and each plugin's."""
+    heavy = patterns()
+    files = [file for package in ("orwcfm_core/src", "cli/src") for file in (ROOT / package).rglob("*.py")]
+    files += ROOT.glob("plugins/*/*/src/*/plugin.py")
+    names = [file.relative_to(ROOT).as_posix() for file in files if "templates" not in file.parts]
+    light = [name for name in names if not any(fnmatch(name, pattern) for pattern in heavy)]
+    return sorted(name.partition("src/")[2].removesuffix(".py").replace("/", ".") for name in light)
+
+
+def test_light_modules_do_not_import_heavy_ones():
+    modules = [module.removesuffix(".__init__") for module in light_modules()]
+    assert {"orwcfm_core.registry", "orwcfm_core.events", "orwcfm_cli.plugins", "orwcfm_reg_w2.plugin"} <= {*modules}
+    code = FORK.format(heavy=HEAVY, modules=modules)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    brought = dict(map(json.loads, done.stdout.splitlines()))
+    assert brought == {module: [] for module in modules}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["run", "--print-config"],
+        ["plugins", "list"],
+        ["plugins", "show", "reward", "clip-score"],
+    ],
+    ids=" ".join,
+)
+def test_light_commands_start_without_torch(args):
+    code = (
+        "import sys; from orwcfm_cli.main import cli\n"
+        f"cli({args!r}, standalone_mode=False)\n"
+        f"print([name for name in {(*HEAVY, 'rich')!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_fifteen_distributions_are_listed_in_0_3_seconds(tmp_path):
+    light = (ROOT / "plugins/rewards/jpeg/src/orwcfm_reward_jpeg/plugin.py").read_text()
+    for i in range(15):
+        name = f"fake-{i}"
+        FakeDistribution(
+            tmp_path,
+            name,
+            {"reward": {name: f"fake_{i}"}},
+            {f"fake_{i}.py": light.replace("jpeg-compressibility", name)},
+        )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "ORWCFM_PLUGINS": ",".join(f"fake-{i}" for i in range(15))}
+    seconds = []
+    for _ in range(6):
+        # Time on the processor, for a machine that is busy is no fault of ours.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([ORWCFM, "plugins", "list"], env=env, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert len(done.stdout.splitlines()) == 16
+    assert "broken" not in done.stdout
+    assert min(seconds) <= 0.3
