@@ -55,16 +55,18 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
         for name, text in notes.items():
             display.note(f"{name.replace('_', ' ')}: {text}")
         # Before anything is written: a reward that cannot score these prompts says so here.
-        reference = evaluate(state, config.train.eval_samples, config.train.micro_batch)
+        reference = evaluate(state, config.train.eval_samples)
         for line in scale_report(reference, config):
             display.note(line)
         folder.make()
-        display.note(f"run folder: {folder.path}")
-        folder.write_config(config, notes)
-        folder.write_json("reference.json", reference)
-        _picture(state, folder, config)
-        save_checkpoint(state, folder.checkpoints, config.train.keep)
-        return _Session(trainer, state, folder, config, callbacks, display, Run(folder.path, config.tables())).go_on()
+        with lock(folder.path):
+            display.note(f"run folder: {folder.path}")
+            folder.write_config(config, notes)
+            folder.write_json("reference.json", reference)
+            _picture(state, folder, config)
+            save_checkpoint(state, folder.checkpoints, config.train.keep)
+            run = Run(folder.path, config.tables())
+            return _Session(trainer, state, folder, config, callbacks, display, run, Watch(reference)).go_on()
 
 
 def resume(path: Path) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     began = time.perf_counter()
     first = trainer.round(state)
     round_seconds = time.perf_counter() - began
-    evaluate(state, config.train.eval_samples, train.micro_batch)
+    evaluate(state, config.train.eval_samples)
     evaluation_seconds = time.perf_counter() - began - round_seconds
     if state.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(state.device) / 2**30
@@ -183,7 +185,7 @@ class _Session:
             with _interruptible() as interrupted:
                 while self._left and not interrupted():
                     self._round()
-            result = {} if self._left else evaluate(self.state, self.config.train.eval_samples, self._micro_batch)
+            result = {} if self._left else evaluate(self.state, self.config.train.eval_samples)
         except (RunError, UserError) as e:
             if isinstance(e, CallbackError):
                 # The run itself is sound: nothing of it is lost.
@@ -226,10 +228,6 @@ class _Session:
     def _left(self) -> bool:
         return self.state.round < self.config.train.rounds
 
-    @property
-    def _micro_batch(self) -> int:
-        return self.config.train.micro_batch
-
 
 def _notes(state: State, config: RunConfig) -> dict[str, str]:
     """What the components say of themselves, for the screen and the report."""
@@ -256,7 +254,7 @@ def _picture(state: State, folder: RunFolder, config: RunConfig) -> None:
     """Draw the grid of this round, from the same noise of its own every time, so that training is not disturbed."""
     backbone = state.components.backbone
     noise = _noise(backbone, _GRID, config.train.seed, state.device)
-    x_1, _ = state.sample(noise, _shared(config.prompts, _GRID), config.train.micro_batch)
+    x_1, _ = state.sample(noise, _shared(config.prompts, _GRID))
     save_grid(folder.grid(state.round), backbone.to_images(x_1).cpu())
 
 

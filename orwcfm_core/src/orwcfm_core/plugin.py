@@ -46,7 +46,7 @@ GROUPS = {
 }
 """Entry-point group of each kind of component."""
 
-RESERVED = frozenset({"name", "prompt", "combine", "weight", "normalise", "window", "python", "timeout"})
+RESERVED = frozenset({"name", "prompt", "combine", "weight", "normalise", "window", "on_error", "python", "timeout"})
 """Options that belong to the run; no component may have one of these names."""
 
 hookspec = pluggy.HookspecMarker("orwcfm")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
@@ -14,6 +14,8 @@ from orwcfm_core.config import (
     WEIGHTINGS,
     Choice,
     CombineConfig,
+    JudgeChoice,
+    JudgeConfig,
     RewardChoice,
     RunConfig,
     TermConfig,
@@ -31,6 +33,7 @@ _SHARED = ("prompt", *CombineConfig.model_fields, *TermConfig.model_fields)
 """Options of section `reward` that are no reward's own."""
 
 Options = TypeVar("Options", bound=ComponentConfig)
+Term = TypeVar("Term", bound=JudgeConfig)
 
 
 class TimeLimit(ComponentConfig):
@@ -93,27 +96,33 @@ class _Reader:
         return found
 
     def rewards(self, suggested: Suggestions) -> tuple[RewardChoice, ...]:
-        """Choose what is trained on; `normalise` and `window` of the section hold for all of them."""
-        table = self.tables.setdefault("reward", {})
-        names = table.get("name", "clip-score")
-        several = isinstance(names, list | tuple) and len(names) > 1
-        shared: dict[str, Any] = {o: table.pop(o) for o in ("normalise", "window") if several and o in table}
-        found = []
-        for asked in self.asked("reward", "clip-score", "weight"):
-            own = dict(asked.options)
-            term = shared | {option: own.pop(option) for option in TermConfig.model_fields if option in own}
-            choice = self.reward(Asked(asked.text, asked.label, own), suggested)
-            read = self.options(asked.label, TermConfig, asked.name, term)
-            if choice and read:
-                found.append(RewardChoice(choice.asked, choice.plugin, choice.config, read))
-        return tuple(found)
+        """Choose what is trained on."""
+        read = self.terms("reward", "clip-score", "weight", TermConfig, suggested)
+        return tuple(RewardChoice(choice.asked, choice.plugin, choice.config, term) for choice, term in read)
 
-    def judges(self, default: str, suggested: Suggestions) -> tuple[Choice, ...]:
+    def judges(self, default: str, suggested: Suggestions) -> tuple[JudgeChoice, ...]:
         """Choose what judges and is not trained on; a run can do without, called `none`."""
         if self.absent("heldout", default, "held-out judge"):
             return ()
-        chosen = (self.reward(asked, suggested) for asked in self.asked("heldout", default, None))
-        return tuple(choice for choice in chosen if choice)
+        read = self.terms("heldout", default, None, JudgeConfig, suggested)
+        return tuple(JudgeChoice(choice.asked, choice.plugin, choice.config, term) for choice, term in read)
+
+    def terms(
+        self, section: str, default: str, number: str | None, model: type[Term], suggested: Suggestions
+    ) -> Iterator[tuple[Choice, Term]]:
+        """Choose a section's rewards; of several, the section's own options but `weight` hold for all of them."""
+        table = self.tables.setdefault(section, {})
+        names = table.get("name", default)
+        several = isinstance(names, list | tuple) and len(names) > 1
+        common = [option for option in model.model_fields if several and option in table and option != "weight"]
+        shared: dict[str, Any] = {option: table.pop(option) for option in common}
+        for asked in self.asked(section, default, number):
+            own = dict(asked.options)
+            given = shared | {option: own.pop(option) for option in model.model_fields if option in own}
+            choice = self.reward(Asked(asked.text, asked.label, own), suggested)
+            term = self.options(asked.label, model, asked.name, given)
+            if choice and term:
+                yield choice, term
 
     def reward(self, asked: Asked, suggested: Suggestions) -> Choice | None:
         """Choose a reward, here or in an environment of its own, with the backbone's suggestions for it."""
