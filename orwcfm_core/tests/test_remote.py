@@ -255,6 +255,9 @@ def test_a_mask_comes_back(reward):
 
 def test_moves_and_describes(env, reward):
     assert reward.to(torch.device("cpu")).describe() == f"toy of scale 2.0, in {env}"
+    with pytest.raises(UserError, match=f"reward 'toy': in {env}: "):
+        reward.to(torch.device("cuda:99"))
+    assert pid(reward) > 0
 
 
 def test_what_it_prints_does_no_harm(reward):

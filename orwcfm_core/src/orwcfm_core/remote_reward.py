@@ -59,9 +59,9 @@ class RemoteReward(Reward):
             return next(iter(self._compute("features", images)), None)
 
     def to(self, device: torch.device) -> Self:
-        self._device = device
         with self._named():
             self._persist(lambda process: process.ask(self._timeout, "to", device=str(device)))
+        self._device = device
         return self
 
     def describe(self) -> str:

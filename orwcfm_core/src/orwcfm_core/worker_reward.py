@@ -37,9 +37,10 @@ class Served:
 
     def to(self, device: str) -> None:
         """Move the reward to a device, which this environment's torch must be able to use."""
-        self.device = torch.device(device)
-        torch.zeros(1, device=self.device)
-        self.reward.to(self.device)
+        wanted = torch.device(device)
+        torch.zeros(1, device=wanted)
+        self.reward.to(wanted)
+        self.device = wanted
 
     def describe(self) -> str:
         """The reward's line for the user."""
