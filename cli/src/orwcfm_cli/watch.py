@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -18,7 +18,7 @@ FAR = 10.0
 """Growth of the velocity divergence, between two looks back, that is a blow-up."""
 
 
-def quality(rounds: list[Mapping[str, Any]]) -> float | None:
+def quality(rounds: Sequence[Mapping[str, Any]]) -> float | None:
     """How good the policy is of late: its first judge's mean, else the reward's; None where neither is known.
 
     Args:
@@ -34,28 +34,21 @@ class Watch:
 
     Args:
         reference: What the reference measured.
+        rounds: Lines of metrics.jsonl; the run goes on adding to this list.
     """
 
-    def __init__(self, reference: Mapping[str, Any]) -> None:
+    def __init__(self, reference: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> None:
         # Whoever draws nothing but what satisfies keeps this much.
         self.kept = reference.get("satisfying_diversity") or reference.get("diversity")
-        self.rounds: list[Mapping[str, Any]] = []
+        self.rounds = rounds
         self.warned: set[str] = set()
 
-    def look(self, metrics: Mapping[str, Any]) -> list[str]:
-        """Take in a round.
-
-        Args:
-            metrics: The round's line of metrics.jsonl.
-
-        Returns:
-            What is new to warn of.
-        """
-        self.rounds.append(metrics)
+    def look(self) -> list[str]:
+        """What the newest round gives new cause to warn of."""
         found = {"diversity": self._diversity(), "ess": self._ess(), "divergence": self._divergence()}
         new = {what: text for what, text in found.items() if text and what not in self.warned}
         self.warned |= new.keys()
-        return [f"warning: round {metrics['round']}: {text}" for text in new.values()]
+        return [f"warning: round {self.rounds[-1]['round']}: {text}" for text in new.values()]
 
     def _late(self, key: str, before: int = 0) -> float | None:
         """Mean of a metric over the last rounds; None before there are enough."""
@@ -69,7 +62,7 @@ class Watch:
         if late is None or not self.kept or late >= LOST * self.kept:
             return ""
         return (
-            f"diversity fell to {late:.2f}, the pre-trained model's own good samples have {self.kept:.2f}: the model is "
+            f"diversity fell to {late:.2f}, where the pre-trained model's own good samples have {self.kept:.2f}: it is "
             "collapsing; raise reg.alpha (--alpha), or use --weighting advantage"
         )
 

@@ -68,7 +68,9 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
         }
         (temporary / "state.json").write_text(json.dumps(about))
         digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
-        (temporary / _MANIFEST).write_text(json.dumps({"round": state.round, "quality": quality, "sha256": digests}, indent=1))
+        (temporary / _MANIFEST).write_text(
+            json.dumps({"round": state.round, "quality": quality, "sha256": digests}, indent=1)
+        )
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
         shutil.rmtree(final, ignore_errors=True)

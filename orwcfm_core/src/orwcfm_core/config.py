@@ -117,6 +117,9 @@ class JudgeConfig(ComponentConfig):
         pattern=r"^(fail|drop|retry\(\d{1,3}\)|penalise\([-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?\))$",
         description="When it fails or gives no finite number: fail, drop (weight 0), retry(N) or penalise(SCORE).",
     )
+    timeout: float | None = Field(
+        None, gt=0, le=1e6, description="Seconds for a batch, for a reward in an environment of its own; unset: 600."
+    )
 
 
 class TermConfig(JudgeConfig):
@@ -166,6 +169,9 @@ class TrainConfig(ComponentConfig):
     grid_every: int = Field(10, ge=1, description="Rounds between pictures of the same noise.")
     max_skipped: int = Field(
         20, ge=1, description="Updates in a row that may be skipped, for want of valid scores or a finite gradient."
+    )
+    early_stop: int = Field(
+        0, ge=0, description="Rounds without a better held-out score after which the best is the result; 0 is never."
     )
     eval_samples: int = Field(
         1024, ge=2, le=1_000_000, description="Samples that reference and result are measured on."

@@ -150,7 +150,7 @@ def _standardised(r: Tensor, mean: float, std: float) -> Tensor:
 def _not_negative(term: Term, z: Tensor) -> Tensor:
     if (z < 0).any():
         raise UserError(
-            f"reward.combine: a product needs scores of at least 0, and reward '{term.name}' gave {float(z.min()):.4g}; "
-            "use sum or minimum"
+            f"reward.combine: a product needs scores of at least 0, and reward '{term.name}' gave "
+            f"{float(z.min()):.4g}; use sum or minimum"
         )
     return z

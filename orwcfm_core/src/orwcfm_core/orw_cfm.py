@@ -154,8 +154,10 @@ class OrwCfm(Trainer):
         Raises:
             SkippedTooOften: There were too many in a row.
         """
+        # Once for each series of them; metrics.jsonl has the count of every round.
+        if not state.skipped:
+            log.warning("round %d: updates are skipped: %s", state.round + 1, why)
         state.skipped += updates
-        log.warning("round %d: %d of %d updates skipped: %s", state.round + 1, updates, self.config.updates, why)
         if state.skipped >= self.config.max_skipped:
             raise SkippedTooOften(
                 f"round {state.round + 1}: {state.skipped} updates in a row were skipped (train.max_skipped): {why}",

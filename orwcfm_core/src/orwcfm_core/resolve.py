@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from orwcfm_core.config import (
     SAMPLERS,
@@ -34,12 +34,6 @@ _SHARED = ("prompt", *CombineConfig.model_fields, *TermConfig.model_fields)
 
 Options = TypeVar("Options", bound=ComponentConfig)
 Term = TypeVar("Term", bound=JudgeConfig)
-
-
-class TimeLimit(ComponentConfig):
-    """Options of a reward that runs in an environment of its own."""
-
-    timeout: float = Field(600.0, gt=0, le=1e6, description="Seconds that it may take for a batch.")
 
 
 class _Reader:
@@ -119,27 +113,27 @@ class _Reader:
         for asked in self.asked(section, default, number):
             own = dict(asked.options)
             given = shared | {option: own.pop(option) for option in model.model_fields if option in own}
-            choice = self.reward(Asked(asked.text, asked.label, own), suggested)
             term = self.options(asked.label, model, asked.name, given)
-            if choice and term:
-                yield choice, term
+            if term:
+                choice = self.reward(Asked(asked.text, asked.label, own), suggested, term)
+                yield from [(choice, term)] if choice else []
 
-    def reward(self, asked: Asked, suggested: Suggestions) -> Choice | None:
+    def reward(self, asked: Asked, suggested: Suggestions, term: JudgeConfig) -> Choice | None:
         """Choose a reward, here or in an environment of its own, with the backbone's suggestions for it."""
         own = dict(asked.options)
-        python, timeout = own.pop("python", None), own.pop("timeout", None)
-        text = f"{asked.text}@{python}" if python else asked.text
-        where = text.partition("@")[2]
+        python = own.pop("python", None)
+        name, environment = (asked.text, str(python)) if python else _located(asked.text)
         below = suggested.rewards.get(asked.name, {})
-        if not where or not is_environment(where):
-            given = own if timeout is None else own | {"timeout": timeout}
-            return self.choice(Asked(text, asked.label, given), "reward", below)
-        limit = self.options(asked.label, TimeLimit, asked.name, {} if timeout is None else {"timeout": timeout})
-        if limit is None:
-            return None
-        plugin = RemotePlugin(asked.name, where, limit.timeout)
-        # The absolute path, so that the run can be resumed from anywhere.
-        return self.choice(Asked(f"{asked.name}@{plugin.python}", asked.label, own), "reward", below, plugin)
+        if environment:
+            remote = RemotePlugin(name, environment, term.timeout or 600.0)
+            # The absolute path, so that the run can be resumed from anywhere.
+            return self.choice(Asked(f"{name}@{remote.python}", asked.label, own), "reward", below, remote)
+        if term.timeout:
+            self.errors.append(
+                f"{asked.label}.timeout: only a reward in an environment of its own has a time limit; name one as "
+                f"{asked.name}@PATH"
+            )
+        return self.choice(Asked(asked.text, asked.label, own), "reward", below)
 
     def choice(
         self, asked: Asked, kind: str, below: Mapping[str, Any] | None = None, remote: RemotePlugin | None = None
@@ -212,6 +206,15 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     assert combine
     assert trainer
     return RunConfig(backbone, rewards, combine, heldout, regs, trainer, callbacks, weighting, sampler, prompts)
+
+
+def _located(text: str) -> tuple[str, str]:
+    """`NAME@ENVIRONMENT` or `NAME@DIST@ENVIRONMENT` as name and environment, which is empty where there is none."""
+    name, _, where = text.partition("@")
+    dist, at, rest = where.partition("@")
+    if at and not is_environment(dist):
+        name, where = f"{name}@{dist}", rest
+    return (name, where) if where and is_environment(where) else (text, "")
 
 
 def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Suggestions, bool]:
