@@ -1,51 +1,60 @@
-"""Wheels of some distributions, installed alone: what they need is inside them, and the others are not missed."""
+"""Wheels of our distributions: each brings what it needs, none misses the others, and all extras resolve."""
 
 import json
-import subprocess
-import sys
-import sysconfig
-import venv
-from pathlib import Path
+import tomllib
 
 import pytest
+from environments import DISTS, ROOT, Environment, build_wheels, environment_with, third_party
+from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[1]
-CHOSEN = ("orwcfm_core", "cli", "plugins/backbones/unet", "plugins/regularizers/w2", "plugins/rewards/jpeg")
+CHOSEN = ("orwcfm-core", "orwcfm", "orwcfm-backbone-unet", "orwcfm-reg-w2", "orwcfm-reward-jpeg")
+HEAVY = ("open_clip", "torchvision", "diffusers", "peft", "transformers", "tensorboard", "wandb", "trackio", "timm")
+EXTRAS = tomllib.loads((ROOT / "cli" / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory) -> Path:
-    """An environment with the chosen wheels and this one's third-party packages, but nothing else of the project's."""
-    folder = tmp_path_factory.mktemp("clean")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "wheels"]
-    subprocess.run([*build, *(str(ROOT / dist) for dist in CHOSEN)], cwd=folder, check=True)
-    venv.create(folder / "env", with_pip=False, symlinks=True)
-    here = Path(sysconfig.get_path("purelib"))
-    there = next((folder / "env" / "lib").glob("python*/site-packages"))
-    for package in here.iterdir():
-        if "orwcfm" not in package.name and not package.name.startswith(("open_clip", "torchvision", "pip")):
-            (there / package.name).symlink_to(package)
-    install = [sys.executable, "-m", "pip", "--python", str(folder / "env" / "bin" / "python"), "install", "--quiet"]
-    wheels = sorted(str(wheel) for wheel in (folder / "wheels").iterdir())
-    subprocess.run([*install, "--no-deps", "--no-index", *wheels], check=True)
-    return folder
+def clean(tmp_path_factory):
+    """An environment with the chosen wheels and what they require, but nothing else."""
+    return environment_with(tmp_path_factory, CHOSEN)
 
 
-@pytest.mark.slow
-def test_chosen_wheels_run_without_the_others(clean):
-    orwcfm = clean / "env" / "bin" / "orwcfm"
-    listed = subprocess.run([orwcfm, "plugins", "list", "--json"], capture_output=True, text=True, check=True)
-    names = {row["name"] for row in json.loads(listed.stdout)}
+def test_chosen_wheels_run_without_the_others(clean, tmp_path):
+    names = {row["name"] for row in json.loads(clean("orwcfm", "plugins", "list", "--json", cwd=tmp_path))}
     assert names == {"unet", "w2", "jpeg-compressibility", "jpeg-incompressibility", "orw-cfm"}
-    small = ["--rounds", "1", "--set", "train.samples=8", "--set", "sampler.steps=2"]
-    run = subprocess.run(
-        [orwcfm, "run", "--reward", "jpeg-compressibility", "--reg", "w2", "--alpha", "0.1", *small, "--out", "run"],
-        cwd=clean,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert (clean / "run" / "report.html").exists()
-    missing = subprocess.run([orwcfm, "run", "--reward", "clip-score"], capture_output=True, text=True)
-    assert missing.returncode == 2
-    assert "unknown reward 'clip-score'" in missing.stderr
+    chosen = ("--reward", "jpeg-compressibility", "--reg", "w2", "--alpha", "0.1")
+    small = ("--rounds", "1", "--set", "train.samples=8", "--set", "sampler.steps=2")
+    clean("orwcfm", "run", *chosen, *small, "--out", "run", cwd=tmp_path)
+    assert (tmp_path / "run" / "report.html").exists()
+    clean("orwcfm", "run", "--reward", "clip-score", cwd=tmp_path, code=2)
+
+
+def test_only_what_is_needed_comes_along(clean, tmp_path):
+    look = f"from importlib.util import find_spec; print([name for name in {HEAVY} if find_spec(name)])"
+    assert clean("python", "-c", look, cwd=tmp_path).strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """An environment with everything that is installed here but ours."""
+    return Environment(tmp_path_factory.mktemp("bare"), third_party())
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_extras_resolve(bare, tmp_path_factory, extra):
+    wheels = build_wheels(tmp_path_factory)
+    report = bare.pip("install", "--quiet", "--dry-run", "--report", "-", "--find-links", wheels, f"orwcfm[{extra}]")
+    found = {item["metadata"]["name"] for item in json.loads(report)["install"]}
+    assert found == {"orwcfm", "orwcfm-core", *brought(extra)}
+
+
+def test_every_plugin_is_in_an_extra():
+    plugins = DISTS.keys() - {"orwcfm", "orwcfm-core"}
+    assert set().union(*map(brought, EXTRAS)) == plugins
+
+
+def brought(extra):
+    """Our plugins that an extra brings."""
+    requirements = map(Requirement, EXTRAS[extra])
+    return {name for r in requirements for name in (set().union(*map(brought, r.extras)) if r.extras else {r.name})}

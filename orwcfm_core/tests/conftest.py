@@ -1,25 +1,31 @@
-"""Small stand-ins for plugins: fields with few parameters, a backbone of points, rewards that are one line."""
+"""A builder of trainers on small fakes, and toy plugins."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import torch
-from orwcfm_core.backbone import Backbone, Condition, Policy, Reference
 from orwcfm_core.config import TrainConfig
-from orwcfm_core.objective import Objective, Term
 from orwcfm_core.orw_cfm import OrwCfm
-from orwcfm_core.plugin import GROUPS, BackboneSpec, ComponentConfig, RegularizerSpec, RewardSpec, Suggestions, hookimpl
+from orwcfm_core.plugin import (
+    GROUPS,
+    BackboneSpec,
+    ComponentConfig,
+    RegularizerSpec,
+    RewardSpec,
+    Spec,
+    Suggestions,
+    hookimpl,
+)
 from orwcfm_core.registry import Plugin, Registry
-from orwcfm_core.regularizer import Regularizer
-from orwcfm_core.reward import Reward, Scores
-from orwcfm_core.sampler import Euler
-from orwcfm_core.trainer import Components, State
+from orwcfm_core.testing import CHECKS, Subject, contract, fakes, run_check
+from orwcfm_core.trainer import State
 from orwcfm_core.weighting import Weighting
 from pydantic import Field
 from torch import Tensor
@@ -34,80 +40,6 @@ def one_thread() -> Iterator[None]:
     yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
-
-
-class AffineField(Policy, Reference):
-    """`v(t, x) = slope x + rate t + offset`; with `constant`, the offset alone."""
-
-    def __init__(self, dim: int, constant: bool, requires_grad: bool) -> None:
-        self.offset = torch.zeros(dim, requires_grad=requires_grad)
-        self.slope = torch.zeros(dim, dim, requires_grad=requires_grad)
-        self.rate = torch.zeros(dim, requires_grad=requires_grad)
-        self.constant = constant
-
-    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
-        if self.constant:
-            return self.offset.expand_as(x)
-        return x @ self.slope.T + t.reshape(-1, 1) * self.rate + self.offset
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        names = ["offset"] if self.constant else ["offset", "slope", "rate"]
-        return {name: getattr(self, name) for name in names}
-
-
-class AffineBackbone(Backbone):
-    """Points with affine fields; the reference is constant zero."""
-
-    def __init__(self, dim: int = 2, constant: bool = False) -> None:
-        self.dim = dim
-        self._policy = AffineField(dim, constant, requires_grad=True)
-        self._reference = AffineField(dim, constant, requires_grad=False)
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (self.dim,)
-
-    def policy(self) -> AffineField:
-        return self._policy
-
-    def reference(self) -> AffineField:
-        return self._reference
-
-    def encode(self, prompts: Sequence[str]) -> Condition:
-        return {}
-
-    def to_images(self, x_1: Tensor) -> Tensor:
-        return x_1.sigmoid()[:, None, None, :]
-
-    def to(self, device: torch.device) -> Self:
-        return self
-
-
-class FunctionReward(Reward):
-    """Scores with a function of the images."""
-
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        self.function = function
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
-        return self.function(images)
-
-
-class FunctionWeighting(Weighting):
-    """Weights that are a function of the scores."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
-
-    def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
-        return self.function(scores)
-
-
-class SquaredDistance(Regularizer):
-    """Mean square of `v - v_ref`."""
-
-    def penalty(self, v: Tensor, v_ref: Tensor, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-        return (v - v_ref).square().mean(1)
 
 
 class Lab:
@@ -127,20 +59,50 @@ class Lab:
     ) -> tuple[OrwCfm, State]:
         """A trainer in fp32 on the CPU and its first state; `weighting` may be a plain function of the scores."""
         trainer = OrwCfm(TrainConfig(**{"device": "cpu", "precision": "fp32", "samples": 64, "rounds": 4} | train))
-        parts = Components(
-            backbone=AffineBackbone(dim, constant),
-            objective=Objective([Term("reward", FunctionReward(reward), points=True)]),
-            regularizer=SquaredDistance(alpha),
-            weighting=weighting if isinstance(weighting, Weighting) else FunctionWeighting(weighting),
-            sampler=Euler(steps),
+        state = fakes.start(
+            trainer,
+            fakes.FunctionReward(reward),
+            fakes.SquaredDistance(alpha),
+            weighting if isinstance(weighting, Weighting) else fakes.FunctionWeighting(weighting),
+            fakes.AffineBackbone(dim, constant),
+            ema=ema,
+            steps=steps,
         )
-        return trainer, trainer.start(parts, ema, torch.device("cpu"))
+        return trainer, state
 
 
 @pytest.fixture
 def lab() -> Lab:
     """The builder of trainers and states."""
     return Lab()
+
+
+@dataclass(frozen=True)
+class Given(Plugin):
+    """A plugin without a distribution: a spec, and a function that builds the component."""
+
+    given: Spec
+    make: Callable[[Any], Any]
+
+    @property
+    def spec(self) -> Spec:
+        return self.given
+
+    def build(self, config: ComponentConfig, base: type) -> Any:
+        return self.make(config)
+
+
+@pytest.fixture
+def failures() -> Callable[..., dict[str, str]]:
+    """The checks of its kind that a component fails, with their messages."""
+
+    def find(kind: str, spec: Spec, make: Callable[[Any], Any], closed_form: Any = None) -> dict[str, str]:
+        plugin = Given(kind, EntryPoint(spec.name, "nowhere", GROUPS[kind]), spec, make)
+        subject = Subject(plugin, closed_form=closed_form)
+        results = [run_check(function, subject) for function in CHECKS[kind] if function not in contract.CHECKS]
+        return {result.name: result.message for result in results if result.status == "failed"}
+
+    return find
 
 
 class ToyBackboneConfig(ComponentConfig):

@@ -171,20 +171,19 @@ class Registry:
     Args:
         path: Folders where distributions are looked for; None means `sys.path`.
 
+    Attributes:
+        plugins: Those that may be used.
+        switched_off: Those that the allow-list leaves out.
+        unreadable: Distributions, of whatever project, whose metadata cannot be read; a line for each.
+
     Raises:
         UserError: `ORWCFM_STRICT_PLUGINS` is set and a plugin is broken; one line for each.
     """
 
     def __init__(self, path: Sequence[str] | None = None) -> None:
-        kinds = {group: kind for kind, group in GROUPS.items()}
-        found = {
-            (dist.name, kinds[entry.group], entry.name): Plugin(kinds[entry.group], entry)
-            for dist in _installed(path)
-            for entry in dist.entry_points
-            if entry.group in kinds
-        }
+        self.unreadable: list[str] = []
         order = list(GROUPS)
-        everything = sorted(found.values(), key=lambda p: (order.index(p.kind), p.name, p.dist))
+        everything = sorted(self._scan(path), key=lambda p: (order.index(p.kind), p.name, p.dist))
         self.plugins: Sequence[Plugin] = [plugin for plugin in everything if _allowed(plugin)]
         self.switched_off: Sequence[Plugin] = [plugin for plugin in everything if not _allowed(plugin)]
         if os.environ.get(STRICT, "") not in ("", "0"):
@@ -213,6 +212,24 @@ class Registry:
         close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"installed: {', '.join(names) or 'none'}"
         raise UserError(f"unknown {kind} '{name}', {hint}")
+
+    def _scan(self, path: Sequence[str] | None) -> Iterator[Plugin]:
+        """All entry points; of a distribution that is installed twice, those of the copy that Python imports."""
+        seen = set()
+        for dist in distributions() if path is None else distributions(path=list(path)):
+            try:
+                with blame(f"metadata of {getattr(dist, '_path', 'a distribution')}", UserError):
+                    # Reading the name parses all metadata, which is slow: only of those that matter.
+                    if "orwcfm." not in (dist.read_text("entry_points.txt") or ""):
+                        continue
+                    name = canonicalize_name(dist.metadata["Name"] or "")
+                    plugins = {(kind, e.name): Plugin(kind, e) for e in dist.entry_points for kind in _kinds(e)}
+            except UserError as e:
+                self.unreadable.append(str(e))
+                continue
+            if name and name not in seen:
+                seen.add(name)
+                yield from plugins.values()
 
     def _insist(self) -> None:
         errors = []
@@ -255,17 +272,9 @@ def unmet(dist: Distribution, only: str | None = None) -> list[str]:
     return lines
 
 
-def _installed(path: Sequence[str] | None) -> Iterator[Distribution]:
-    """Each distribution with plugins once: of one that is installed twice, the copy that Python imports."""
-    seen = set()
-    for dist in distributions() if path is None else distributions(path=list(path)):
-        # Reading the name parses all metadata, which is slow: only of those that matter.
-        if "orwcfm." not in (dist.read_text("entry_points.txt") or ""):
-            continue
-        name = canonicalize_name(dist.metadata["Name"] or "")
-        if name and name not in seen:
-            seen.add(name)
-            yield dist
+def _kinds(entry: EntryPoint) -> list[str]:
+    """The kind that an entry point's group stands for, if any."""
+    return [kind for kind, group in GROUPS.items() if group == entry.group]
 
 
 def _allowed(plugin: Plugin) -> bool:

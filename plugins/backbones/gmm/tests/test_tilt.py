@@ -10,6 +10,7 @@ from orwcfm_backbone_gmm.backbone import GmmBackbone
 from orwcfm_backbone_gmm.component import ComponentReward
 from orwcfm_backbone_gmm.plugin import ComponentRewardConfig, GmmConfig
 from orwcfm_core.config import TrainConfig
+from orwcfm_core.objective import Objective, Term
 from orwcfm_core.orw_cfm import OrwCfm
 from orwcfm_core.regularizer import Regularizer
 from orwcfm_core.sampler import RungeKutta4
@@ -54,11 +55,10 @@ def fit(weighting: Weighting, rounds: int, alpha: float = 0.0, updates: int = 30
     reward = ComponentRewardConfig(dim=1, components=3, radius=3.0, values=VALUES)
     parts = Components(
         backbone=GmmBackbone(CONFIG),
-        reward=ComponentReward(reward),
+        objective=Objective([Term("component", ComponentReward(reward), points=True)]),
         regularizer=SquaredDistance(alpha),
         weighting=weighting,
         sampler=RungeKutta4(12),
-        points=("reward",),
     )
     trainer = OrwCfm(train)
     state = trainer.start(parts, 0.0, torch.device("cpu"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Suggestions, hookimpl
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Example, RewardSpec, Suggestions, hookimpl
 from pydantic import Field, FiniteFloat, model_validator
 
 __all__ = ["ComponentRewardConfig", "Geometry", "GmmConfig", "orwcfm_backbones", "orwcfm_rewards"]
@@ -72,6 +72,7 @@ def orwcfm_rewards() -> list[RewardSpec]:
             config=ComponentRewardConfig,
             factory="orwcfm_backbone_gmm.component:ComponentReward",
             accepts="points",
+            example=Example(shape=(2,)),
             reads_prompts=False,
         )
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions, hookimpl
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Example, Suggestions, hookimpl
 from pydantic import Field
 
 from orwcfm_backbone_unet.classes import VOCABULARY, data_of
@@ -51,5 +51,6 @@ def orwcfm_backbones() -> list[BackboneSpec]:
             ),
             conditional=lambda config: config.conditional,
             suggest=suggest,
+            example=Example(prompts=("a boot", "a bag")),
         )
     ]

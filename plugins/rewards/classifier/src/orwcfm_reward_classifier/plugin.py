@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orwcfm_core.plugin import ComponentConfig, RewardSpec, hookimpl
+from orwcfm_core.plugin import ComponentConfig, Example, RewardSpec, hookimpl
 from pydantic import Field, ValidationInfo, field_validator
 
 from orwcfm_reward_classifier.vocabulary import VOCABULARIES, known_names
@@ -67,5 +67,6 @@ def orwcfm_rewards() -> list[RewardSpec]:
             ),
             value_range=(0.0, 1.0),
             differentiable=True,
+            example=Example(shape=(1, 28, 28), prompts=("a boot", "a bag")),
         )
     ]

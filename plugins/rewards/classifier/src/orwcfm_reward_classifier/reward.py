@@ -31,7 +31,8 @@ class ClassProbability(Reward):
         r(x, c) = sum_{k in K(c)} softmax(logits(x))_k
 
     K is what `labels` names, the same for every sample, or else what the sample's prompt c names. Images of three
-    channels are turned grey, and other sizes are resized to 28 x 28. Gradients reach the images.
+    channels are turned grey, and other sizes are resized to 28 x 28. An image with a pixel that is not finite is
+    invalid. Gradients reach the images.
 
     Args:
         config: Options.
@@ -55,7 +56,7 @@ class ClassProbability(Reward):
         member = torch.zeros_like(p, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             member[row, list(self.chosen or self.classes(prompt))] = True
-        return Scores(torch.where(member, p, 0.0).sum(dim=1))
+        return Scores(torch.where(member, p, 0.0).sum(dim=1), images.flatten(1).isfinite().all(1))
 
     def features(self, images: Tensor) -> Tensor:
         """The classifier's penultimate layer, `(B, D)`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orwcfm_core.plugin import ComponentConfig, RewardSpec, hookimpl
+from orwcfm_core.plugin import ComponentConfig, Example, RewardSpec, hookimpl
 from pydantic import Field
 
 __all__ = ["Config", "orwcfm_rewards"]
@@ -38,5 +38,6 @@ def orwcfm_rewards() -> list[RewardSpec]:
             ),
             value_range=(-1.0, 1.0),
             differentiable=True,
+            example=Example(options={"model": "small"}, shape=(1, 28, 28), prompts=("a boot", "a bag")),
         )
     ]

@@ -31,7 +31,7 @@ class ClipScore(Reward):
 
         r(x, c) = sigmoid(exp(s) f(x) . g(c) + b)
 
-    Gradients reach the images.
+    An image with a pixel that is not finite is invalid. Gradients reach the images.
 
     Args:
         config: Options.
@@ -57,9 +57,10 @@ class ClipScore(Reward):
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         cos = (self.features(images) * self.embed(prompts)).sum(dim=1)
+        valid = images.flatten(1).isfinite().all(1)
         if self.calibrated:
-            return Scores(torch.sigmoid(self.model.logit_scale.exp() * cos + self.model.logit_bias))
-        return Scores(cos)
+            return Scores(torch.sigmoid(self.model.logit_scale.exp() * cos + self.model.logit_bias), valid)
+        return Scores(cos, valid)
 
     def features(self, images: Tensor) -> Tensor:
         """Embeddings of images, of unit length, `(B, D)`."""

@@ -1,0 +1,97 @@
+"""Checks of a callback: it is told of runs that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import SkipTest
+
+from orwcfm_core.errors import UserError
+from orwcfm_core.events import Callbacks, Run
+from orwcfm_core.testing.subject import Subject
+from orwcfm_core.testing.tools import random_state_kept
+
+__all__ = ["CHECKS", "events", "failed_run", "random_state", "resumed_run", "whole_run"]
+
+_REFERENCE = {"samples": 8, "reward_mean": 0.1, "reward_std": 0.3, "diversity": 0.9, "heldout_judge": 0.2}
+_CONFIG: dict[str, dict[str, Any]] = {
+    "backbone": {"name": "toy"},
+    "reward": {"name": "toy", "prompt": ["a red boat"]},
+    "train": {"name": "orw-cfm", "rounds": 2, "samples": 8, "lr": 2e-4},
+}
+
+
+def events(subject: Subject) -> None:
+    """It implements at least one event, with arguments that the event has."""
+    Callbacks({subject.plugin.name: subject.component})
+
+
+def whole_run(subject: Subject) -> None:
+    """It lives through a run: start, two rounds of which one has a metric that is None, a checkpoint, end."""
+    with _told(subject) as (callbacks, folder):
+        _tell(callbacks, folder, _metrics(1), _metrics(2) | {"reward_mean": None, "heldout_judge": None})
+
+
+def failed_run(subject: Subject) -> None:
+    """It lives through a run that fails before its first round."""
+    with _told(subject) as (callbacks, folder):
+        run = Run(folder, _CONFIG)
+        callbacks.run_start(run, _REFERENCE)
+        callbacks.run_end(run, "failed", {})
+
+
+def resumed_run(subject: Subject) -> None:
+    """A new instance goes on with a run that was interrupted, in the same folder."""
+    with _told(subject) as (callbacks, folder):
+        for round_, status in ((1, "interrupted"), (2, "done")):
+            run = Run(folder, _CONFIG, first_round=round_ - 1)
+            callbacks.run_start(run, _REFERENCE)
+            callbacks.round_end(run, _metrics(round_))
+            _checkpoint(callbacks, run, round_)
+            callbacks.run_end(run, status, _REFERENCE if status == "done" else {})
+            callbacks = Callbacks({subject.plugin.name: subject.build()})
+
+
+def random_state(subject: Subject) -> None:
+    """Being told of a run leaves the global random states alone."""
+    with _told(subject) as (callbacks, folder), random_state_kept("a callback must not change what the run computes"):
+        _tell(callbacks, folder, _metrics(1), _metrics(2))
+
+
+@contextmanager
+def _told(subject: Subject) -> Iterator[tuple[Callbacks, Path]]:
+    """A fresh instance that can be told of events, and the folder of its run."""
+    try:
+        callbacks = Callbacks({subject.plugin.name: subject.build()})
+    except UserError as e:
+        raise SkipTest("its events could not be registered") from e
+    with TemporaryDirectory() as folder:
+        yield callbacks, Path(folder)
+
+
+def _tell(callbacks: Callbacks, folder: Path, *rounds: Mapping[str, Any]) -> None:
+    """Tell of a run from its start to its end."""
+    run = Run(folder, _CONFIG)
+    callbacks.run_start(run, _REFERENCE)
+    for metrics in rounds:
+        callbacks.round_end(run, metrics)
+    _checkpoint(callbacks, run, len(rounds))
+    callbacks.run_end(run, "done", _REFERENCE | {"reward_mean": 0.4})
+
+
+def _metrics(round_: int) -> dict[str, Any]:
+    return {"round": round_, "reward_mean": 0.1 * round_, "heldout_judge": 0.2, "loss": 1.5, "invalid": 0, "nfe": 40}
+
+
+def _checkpoint(callbacks: Callbacks, run: Run, round_: int) -> None:
+    checkpoint = run.path / "checkpoints" / f"round_{round_:04d}"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    callbacks.checkpoint(run, checkpoint)
+
+
+CHECKS: Sequence[Callable[[Subject], None]] = (events, whole_run, failed_run, resumed_run, random_state)
+"""In the order in which they run."""

@@ -1,0 +1,1 @@
+"""Stable Diffusion 3 with LoRA as a backbone of orwcfm."""

@@ -1,0 +1,1 @@
+"""TensorBoard callback for orwcfm."""

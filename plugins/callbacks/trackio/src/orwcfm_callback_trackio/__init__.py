@@ -1,0 +1,1 @@
+"""Trackio callback for orwcfm."""

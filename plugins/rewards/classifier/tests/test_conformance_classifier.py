@@ -1,0 +1,19 @@
+"""The reward keeps to the contract, with the prompt's classes and with fixed ones."""
+
+from __future__ import annotations
+
+import pytest
+from orwcfm_core.testing import RewardTests
+
+
+class TestClassProbability(RewardTests):
+    name = "class-probability"
+
+
+class TestDigits(RewardTests):
+    name = "class-probability"
+    options = {"model": "mnist", "labels": "even digits"}
+
+    def test_prompts(self) -> None:
+        with pytest.raises(AssertionError, match="score the same"):
+            super().test_prompts()
