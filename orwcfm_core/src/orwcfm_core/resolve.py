@@ -64,10 +64,12 @@ class _Reader:
         table = self.tables.get(section, {})
         return {option: table.pop(option)} if option in table else {}
 
-    def component(self, section: str, kind: str, default: str) -> Choice | None:
+    def component(
+        self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None
+    ) -> Choice | None:
         """Choose the one plugin of a section."""
         asked = Asked(str(self.pop(section, "name", default)), section, self.tables.get(section, {}))
-        return self.choice(asked, kind)
+        return self.choice(asked, kind, below)
 
     def several(self, section: str, kind: str, default: str, number: str | None = None) -> tuple[Choice, ...]:
         """Choose the plugins of a section that may have several."""
@@ -157,13 +159,18 @@ class _Reader:
                 self.errors += [_explain(label, owner, model, error) for error in e.errors()]
         return None
 
-    def named(self, section: str, table: Mapping[str, type[Any]], default: str) -> Any:
+    def named(
+        self, section: str, table: Mapping[str, type[Any]], default: str, below: Mapping[str, Any] | None = None
+    ) -> Any:
         """Read a section whose name chooses one of a fixed set."""
         name = str(self.pop(section, "name", default))
         if name not in table:
             self.errors.append(f"{section}.name: unknown {section} '{name}', {_hint(name, table)}")
             return None
-        return self.options(section, table[name], name, {"name": name, **self.tables.get(section, {})})
+        # What fits one of them, such as a number of steps, may not exist in another.
+        fitting = {option: value for option, value in (below or {}).items() if option in table[name].model_fields}
+        given = {**fitting, "name": name, **self.tables.get(section, {})}
+        return self.options(section, table[name], name, given)
 
 
 def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunConfig:
@@ -189,8 +196,8 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested)
     regs = reader.several("reg", "regularizer", "w2", "alpha")
     weighting = reader.named("weighting", WEIGHTINGS, "advantage")
-    sampler = reader.named("sampler", SAMPLERS, "euler")
-    trainer = reader.component("train", "trainer", "orw-cfm")
+    sampler = reader.named("sampler", SAMPLERS, "euler", suggested.run.get("sampler"))
+    trainer = reader.component("train", "trainer", "orw-cfm", suggested.run.get("train"))
     callbacks = () if reader.absent("callback", "none", "callback") else reader.several("callback", "callback", "none")
 
     if backbone and len(prompts) > 1 and not conditional:
