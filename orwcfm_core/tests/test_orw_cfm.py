@@ -183,10 +183,55 @@ def test_divergence_is_zero_at_the_start_only(lab: Any) -> None:
     assert trainer.round(state)["velocity_divergence"] > 0.0
 
 
-def test_infinite_gradient_is_an_error(lab: Any) -> None:
-    trainer, state = lab.start(weighting=lambda scores: torch.full_like(scores, torch.inf))
-    with pytest.raises(RunError, match="gradient is not finite"):
+def test_updates_without_a_finite_gradient_are_skipped_counted_and_end_the_run(lab: Any) -> None:
+    trainer, state = lab.start(weighting=lambda scores: torch.full_like(scores, torch.inf), max_skipped=6)
+    before = [p.clone() for p in state.ema.parameters]
+    metrics = trainer.round(state)
+    assert metrics["skipped"] == 4
+    assert metrics["loss"] is None
+    assert all(torch.equal(a, b) for a, b in zip(before, state.ema.parameters, strict=True))
+    with pytest.raises(SkippedTooOften, match=r"round 2: 6 updates in a row were skipped .*gradient is not finite") as e:
         trainer.round(state)
+    assert {"x_1", "t", "x_t", "u_t", "w"} <= e.value.inputs.keys()
+
+
+def test_one_bad_update_is_forgiven(lab: Any) -> None:
+    weights = iter([torch.inf] + [1.0] * 9)
+    trainer, state = lab.start(weighting=lambda scores: torch.full_like(scores, next(weights)), updates=1, max_skipped=2)
+    assert [trainer.round(state)["skipped"] for _ in range(3)] == [1, 0, 0]
+    assert state.skipped == 0
+    assert all(p.isfinite().all() for p in state.ema.parameters)
+
+
+def test_a_round_without_a_valid_score_changes_nothing(lab: Any) -> None:
+    trainer, state = lab.start(lambda x: Scores(x[:, 0], torch.zeros(len(x), dtype=torch.bool)), max_skipped=8)
+    before = [p.clone() for p in state.ema.parameters]
+    metrics = trainer.round(state)
+    assert (metrics["skipped"], metrics["invalid"], metrics["reward_mean"]) == (4, 64, None)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.ema.parameters, strict=True))
+    with pytest.raises(SkippedTooOften, match="no sample has a valid score"):
+        trainer.round(state)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_no_result(lab: Any) -> None:
+    trainer, state = lab.start(samples=64)
+    other, small = lab.start(samples=64)
+    policy = small.components.backbone.policy()
+    velocity = policy.velocity
+
+    def cramped(t: torch.Tensor, x: torch.Tensor, condition: Any) -> torch.Tensor:
+        if len(x) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return velocity(t, x, condition)
+
+    policy.velocity = cramped
+    expected, found = trainer.round(state), other.round(small)
+    assert small.micro_batch == 16
+    for key in ("loss", "grad_norm", "reward_mean", "velocity_divergence"):
+        assert found[key] == pytest.approx(expected[key], rel=1e-5)
+    policy.velocity = lambda t, x, condition: (_ for _ in ()).throw(MemoryError())
+    with pytest.raises(RunError, match="out of memory with a single sample"):
+        other.round(small)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 1000])

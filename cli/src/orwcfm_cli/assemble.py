@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from orwcfm_core.backbone import Backbone
-from orwcfm_core.config import Choice, RunConfig
+from orwcfm_core.config import JudgeChoice, RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.events import Callbacks
 from orwcfm_core.objective import Objective, Term
 from orwcfm_core.plugin import RewardSpec
 from orwcfm_core.regularizer import Regularizer, Sum
-from orwcfm_core.reward import Judge, Reward
+from orwcfm_core.reward import Judge, OnError, Reward
 from orwcfm_core.sampler import build_sampler
 from orwcfm_core.trainer import Components, State, Trainer
 from orwcfm_core.weighting import build_weighting
@@ -30,7 +30,7 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
     # Seeds what a component initialises itself; everything after that draws from the state's own generator.
     torch.manual_seed(config.train.seed)
     backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
-    terms = [Term(**_judge(choice), **choice.term.model_dump()) for choice in config.rewards]
+    terms = [Term(**_judge(choice), **choice.term.model_dump(exclude={"on_error"})) for choice in config.rewards]
     heldout = [Judge(**_judge(choice)) for choice in config.heldout]
     regularizers = {choice.name: choice.plugin.build(choice.config, Regularizer) for choice in config.regs}
     components = Components(
@@ -55,7 +55,7 @@ def build_callbacks(config: RunConfig) -> Callbacks:
     return Callbacks({choice.name: choice.plugin.build(choice.config, object) for choice in config.callbacks})
 
 
-def _judge(choice: Choice) -> dict[str, Any]:
+def _judge(choice: JudgeChoice) -> dict[str, Any]:
     """A reward as the run knows it: arguments of `Judge`."""
     spec = choice.plugin.spec
     assert isinstance(spec, RewardSpec)
@@ -64,6 +64,7 @@ def _judge(choice: Choice) -> dict[str, Any]:
         "reward": choice.plugin.build(choice.config, Reward),
         "points": spec.accepts == "points",
         "probability": spec.value_range == (0.0, 1.0),
+        "on_error": OnError.parse(choice.term.on_error),
     }
 
 

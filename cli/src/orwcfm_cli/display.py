@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 __all__ = ["Display"]
+
+_LOG = logging.getLogger("orwcfm_core")
 
 
 class _TwoLines(Progress):
@@ -23,8 +26,19 @@ class _TwoLines(Progress):
         yield Text(self.numbers)
 
 
+class _Notes(logging.Handler):
+    """Shows what the core logs."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.WARNING)
+        self.display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.display.note(f"warning: {record.getMessage()}")
+
+
 class Display:
-    """A run's progress.
+    """A run's progress, and what the core logs meanwhile.
 
     Args:
         rounds: Rounds of the whole run.
@@ -42,9 +56,11 @@ class Display:
             console=self.console,
             disable=not self.console.is_terminal,
         )
+        self.notes = _Notes(self)
         self.task = self.progress.add_task("", total=rounds, completed=done)
 
     def __enter__(self) -> Self:
+        _LOG.addHandler(self.notes)
         self.progress.start()
         return self
 
@@ -52,6 +68,7 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+        _LOG.removeHandler(self.notes)
 
     def note(self, text: str) -> None:
         """Say something once."""

@@ -14,9 +14,24 @@ from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
 
 from orwcfm_cli.atomic import replace_file
-from orwcfm_cli.options import read_toml, to_toml
+from orwcfm_cli.options import Tables, read_toml, to_toml
 
-__all__ = ["RunFolder"]
+__all__ = ["CHANGEABLE", "RunFolder"]
+
+CHANGEABLE = frozenset(
+    f"train.{option}"
+    for option in (
+        "rounds",
+        "keep",
+        "checkpoint_every",
+        "grid_every",
+        "eval_samples",
+        "early_stop",
+        "max_skipped",
+        "micro_batch",
+    )
+)
+"""Options that may be other when a run is resumed: they decide how long it goes on and what is kept of it."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +103,35 @@ class RunFolder:
         text = to_toml({**config.tables(), "versions": versions, "notes": notes})
         replace_file(self.path / "run.toml", text.encode())
 
-    def read_config(self) -> RunConfig:
+    def read_config(self, changes: Tables | None = None) -> RunConfig:
         """The configuration that `write_config` wrote.
 
+        Args:
+            changes: Options by section that are other than they were.
+
         Raises:
-            UserError: It was changed to something that is not valid.
+            UserError: It was changed to something that is not valid, or in what a run cannot change under way.
         """
         tables = read_toml(self.path / "run.toml")
-        return resolve({s: table for s, table in tables.items() if s in SECTIONS}, Registry())
+        written = {section: table for section, table in tables.items() if section in SECTIONS}
+        config = resolve(written, Registry())
+        if not changes:
+            return config
+        fixed = [
+            f"{s}.{o}"
+            for s, table in changes.items()
+            for o in table
+            if s != "callback" and f"{s}.{o}" not in CHANGEABLE
+        ]
+        if fixed:
+            raise UserError(
+                f"{', '.join(fixed)}: cannot change under way, or it would not be the same run any more; start a new run "
+                f"(what can change: {', '.join(sorted(CHANGEABLE))}, callback)"
+            )
+        merged = {s: {**written.get(s, {}), **changes.get(s, {})} for s in {**written, **changes}}
+        if "name" in changes.get("callback", {}):
+            merged["callback"] = dict(changes["callback"])
+        return resolve(merged, Registry())
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a small JSON file."""
@@ -109,6 +145,22 @@ class RunFolder:
         except ValueError as e:
             raise UserError(f"{file} is damaged: {e}") from e
         return content if isinstance(content, dict) else {}
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rounds that are done.
+
+        Raises:
+            UserError: metrics.jsonl was changed to something else.
+        """
+        file = self.path / "metrics.jsonl"
+        try:
+            lines = file.read_text().splitlines() if file.exists() else []
+            rows = [json.loads(line) for line in lines]
+        except ValueError as e:
+            raise UserError(f"{file} is damaged: {e}") from e
+        if not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{file} is damaged: expected an object in every line")
+        return rows
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a round's line to metrics.jsonl."""

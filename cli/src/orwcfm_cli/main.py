@@ -30,6 +30,7 @@ _FLAGS = {
     "alpha": "reg.alpha",
     "tau": "weighting.tau",
     "rounds": "train.rounds",
+    "early_stop": "train.early_stop",
     "seed": "train.seed",
     "device": "train.device",
 }
@@ -61,6 +62,13 @@ def cli(no_plugins: bool) -> None:
 @click.option("--alpha", help="Strength of the regularizer (reg.alpha).")
 @click.option("--tau", help="Strength of the reward (weighting.tau).")
 @click.option("--rounds", help="Rounds of sampling, scoring and updating (train.rounds).")
+@click.option(
+    "--early-stop",
+    is_flag=False,
+    flag_value="20",
+    metavar="[ROUNDS]",
+    help="End with the best held-out score, once nothing was better for ROUNDS (20).",
+)
 @click.option("--seed", help="Seed of all random numbers (train.seed).")
 @click.option("--device", help="auto, cpu, cuda, ... (train.device).")
 @click.option("--prompt", multiple=True, help="Prompt; may be given several times.")
@@ -103,12 +111,17 @@ def run(
 
 @cli.command()
 @run_argument
+@click.option("--rounds", help="Rounds of the whole run (train.rounds).")
+@click.option("--callback", multiple=True, help="What is told of the run's events from now on.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.OPTION=VALUE", help="Change an option.")
 @as_json
-def resume(run: Path, as_json: bool) -> None:
+def resume(run: Path, rounds: str | None, callback: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Go on with an interrupted run, exactly where it was."""
     from orwcfm_cli import runner
+    from orwcfm_cli.options import merge
 
-    _print(runner.resume(run), as_json)
+    flags = {"train.rounds": rounds, "callback.name": _one_or_list(callback)}
+    _print(runner.resume(run, merge(None, settings, {option: v for option, v in flags.items() if v})), as_json)
 
 
 @cli.command()

@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 from orwcfm_core.errors import UserError
 
-__all__ = ["merge", "read_toml", "to_toml"]
+__all__ = ["Tables", "merge", "read_toml", "to_toml"]
 
 Tables = dict[str, dict[str, Any]]
 

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import resource
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from orwcfm_core.backbone import Backbone
 from orwcfm_core.checkpoint import load_checkpoint, load_sampling_policy, newest_checkpoint, save_checkpoint
 from orwcfm_core.config import RunConfig
-from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.errors import UserError
 from orwcfm_core.evaluation import evaluate
-from orwcfm_core.events import CallbackError, Callbacks, Run
+from orwcfm_core.memory import fitting
 from orwcfm_core.reward import Judge
 from orwcfm_core.sampler import build_sampler
-from orwcfm_core.trainer import State, Trainer, autocast, choose_precision, draw
+from orwcfm_core.trainer import State, autocast, choose_precision, draw
 
 from orwcfm_cli.assemble import assemble, build_callbacks, choose_device
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
+from orwcfm_cli.grids import noise_of, save_round, shared
+from orwcfm_cli.lock import lock
+from orwcfm_cli.options import Tables
 from orwcfm_cli.pictures import save_grid
-from orwcfm_cli.report import write_report
 from orwcfm_cli.scales import scale_report
+from orwcfm_cli.session import Session
 
 __all__ = ["plan", "resume", "sample", "start"]
-
-_GRID = 64
-"""Pictures in a grid."""
 
 
 def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
@@ -55,38 +51,42 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
         for name, text in notes.items():
             display.note(f"{name.replace('_', ' ')}: {text}")
         # Before anything is written: a reward that cannot score these prompts says so here.
-        reference = evaluate(state, config.train.eval_samples, config.train.micro_batch)
+        reference = evaluate(state, config.train.eval_samples)
         for line in scale_report(reference, config):
             display.note(line)
         folder.make()
-        display.note(f"run folder: {folder.path}")
-        folder.write_config(config, notes)
-        folder.write_json("reference.json", reference)
-        _picture(state, folder, config)
-        save_checkpoint(state, folder.checkpoints, config.train.keep)
-        return _Session(trainer, state, folder, config, callbacks, display, Run(folder.path, config.tables())).go_on()
+        with lock(folder.path):
+            display.note(f"run folder: {folder.path}")
+            folder.write_config(config, notes)
+            folder.write_json("reference.json", reference)
+            save_round(state, folder, config)
+            save_checkpoint(state, folder.checkpoints, config.train.keep)
+            return Session(trainer, state, folder, config, callbacks, display).go_on()
 
 
-def resume(path: Path) -> dict[str, Any]:
+def resume(path: Path, changes: Tables) -> dict[str, Any]:
     """Go on with a run from its newest checkpoint.
 
     Args:
         path: Its folder.
+        changes: Options by section that are other than they were; see `folder.CHANGEABLE`.
 
     Returns:
         Its summary.
     """
     folder = RunFolder.open(path)
-    config = folder.read_config()
-    checkpoint = newest_checkpoint(folder.checkpoints)
-    callbacks = build_callbacks(config)
-    trainer, state = assemble(config)
-    load_checkpoint(state, checkpoint)
-    folder.rewind(state.round)
-    with Display(config.train.rounds, done=state.round) as display:
-        display.note(f"run folder {folder.path}, from round {state.round}")
-        run = Run(folder.path, config.tables(), state.round)
-        return _Session(trainer, state, folder, config, callbacks, display, run).go_on()
+    with lock(folder.path):
+        config = folder.read_config(changes)
+        checkpoint = newest_checkpoint(folder.checkpoints)
+        callbacks = build_callbacks(config)
+        trainer, state = assemble(config)
+        load_checkpoint(state, checkpoint)
+        if changes:
+            folder.write_config(config, _notes(state, config))
+        folder.rewind(state.round)
+        with Display(config.train.rounds, done=state.round) as display:
+            display.note(f"run folder {folder.path}, from round {state.round}")
+            return Session(trainer, state, folder, config, callbacks, display).go_on()
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     began = time.perf_counter()
     first = trainer.round(state)
     round_seconds = time.perf_counter() - began
-    evaluate(state, config.train.eval_samples, train.micro_batch)
+    evaluate(state, config.train.eval_samples)
     evaluation_seconds = time.perf_counter() - began - round_seconds
     if state.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(state.device) / 2**30
@@ -155,80 +155,14 @@ def sample(
     load_sampling_policy(backbone.policy(), checkpoint)
     backbone.to(device)
     field = backbone.reference() if reference else backbone.policy()
-    noise, texts = _noise(backbone, count, seed, device), _shared(prompts or config.prompts, count)
-    sampler, micro_batch = build_sampler(config.sampler), config.train.micro_batch
+    noise, texts = noise_of(backbone, count, seed, device), shared(prompts or config.prompts, count)
+    sampler = build_sampler(config.sampler)
     with autocast(device, choose_precision(config.train.precision, device)):
-        x_1, _ = draw(backbone, field, sampler, noise, texts, micro_batch)
+        drawn, _ = fitting(lambda size: draw(backbone, field, sampler, noise, texts, size), config.train.micro_batch)
+    x_1 = drawn[0]
     target = out or folder.path / "sample.png"
     save_grid(target, backbone.to_images(x_1).cpu())
     return {"picture": str(target), "count": count, "round": 0 if reference else int(checkpoint.name[6:])}
-
-
-@dataclass(frozen=True)
-class _Session:
-    """A run in this process, from the first round that is left to its end."""
-
-    trainer: Trainer
-    state: State
-    folder: RunFolder
-    config: RunConfig
-    callbacks: Callbacks
-    display: Display
-    run: Run
-
-    def go_on(self) -> dict[str, Any]:
-        """Do the rounds that are left, then measure and report."""
-        try:
-            self.callbacks.run_start(self.run, self.folder.read_json("reference.json"))
-            with _interruptible() as interrupted:
-                while self._left and not interrupted():
-                    self._round()
-            result = {} if self._left else evaluate(self.state, self.config.train.eval_samples, self._micro_batch)
-        except (RunError, UserError) as e:
-            if isinstance(e, CallbackError):
-                # The run itself is sound: nothing of it is lost.
-                self._keep(f"saved after round {self.state.round}")
-            with suppress(CallbackError):
-                self.callbacks.run_end(self.run, "failed", {})
-            raise
-        if self._left:
-            self._keep(f"interrupted and saved after round {self.state.round}")
-            self.callbacks.run_end(self.run, "interrupted", {})
-            raise SystemExit(130)
-        self.folder.write_json("final.json", result)
-        report = write_report(self.folder.path)
-        self.callbacks.run_end(self.run, "done", result)
-        return {**result, "run": str(self.folder.path), "report": str(report)}
-
-    def _round(self) -> None:
-        train = self.config.train
-        metrics = self.trainer.round(self.state)
-        self.folder.append_metrics(metrics)
-        self.display.round(metrics)
-        last = self.state.round == train.rounds
-        if self.state.round % train.grid_every == 0 or last:
-            _picture(self.state, self.folder, self.config)
-        self.callbacks.round_end(self.run, metrics)
-        if self.state.round % train.checkpoint_every == 0 or last:
-            self._save()
-
-    def _save(self) -> None:
-        checkpoint = save_checkpoint(self.state, self.folder.checkpoints, self.config.train.keep)
-        self.callbacks.checkpoint(self.run, checkpoint)
-
-    def _keep(self, why: str) -> None:
-        """Save where the run stands, and say how to go on."""
-        save_checkpoint(self.state, self.folder.checkpoints, self.config.train.keep)
-        write_report(self.folder.path)
-        self.display.note(f"{why}; go on with: orwcfm resume {self.folder.path}")
-
-    @property
-    def _left(self) -> bool:
-        return self.state.round < self.config.train.rounds
-
-    @property
-    def _micro_batch(self) -> int:
-        return self.config.train.micro_batch
 
 
 def _notes(state: State, config: RunConfig) -> dict[str, str]:
@@ -250,40 +184,3 @@ def _notes(state: State, config: RunConfig) -> dict[str, str]:
 
 def _described(judges: Sequence[Judge]) -> str:
     return "; ".join(f"{judge.name}, {judge.reward.describe()}" for judge in judges)
-
-
-def _picture(state: State, folder: RunFolder, config: RunConfig) -> None:
-    """Draw the grid of this round, from the same noise of its own every time, so that training is not disturbed."""
-    backbone = state.components.backbone
-    noise = _noise(backbone, _GRID, config.train.seed, state.device)
-    x_1, _ = state.sample(noise, _shared(config.prompts, _GRID), config.train.micro_batch)
-    save_grid(folder.grid(state.round), backbone.to_images(x_1).cpu())
-
-
-def _noise(backbone: Backbone, count: int, seed: int, device: torch.device) -> torch.Tensor:
-    """Standard normal noise of a seed, `(count, *)`."""
-    generator = torch.Generator(device).manual_seed(seed)
-    return torch.randn((count, *backbone.sample_shape), generator=generator, device=device)
-
-
-def _shared(prompts: Sequence[str], count: int) -> list[str]:
-    """Prompts for `count` pictures, in turn."""
-    return [prompts[i % len(prompts)] for i in range(count)]
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C (or SIGTERM) end the round and save; a second one ends at once."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

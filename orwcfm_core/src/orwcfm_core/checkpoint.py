@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,21 +19,29 @@ from orwcfm_core.backbone import Policy
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.trainer import State
 
-__all__ = ["load_checkpoint", "load_sampling_policy", "newest_checkpoint", "save_checkpoint"]
+__all__ = [
+    "best_checkpoint",
+    "forget_after",
+    "load_checkpoint",
+    "load_sampling_policy",
+    "newest_checkpoint",
+    "save_checkpoint",
+]
 
 _MANIFEST = "manifest.json"
 
 
-def save_checkpoint(state: State, folder: Path, keep: int) -> Path:
+def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None = None) -> Path:
     """Write a checkpoint so that it is either there as a whole or not at all.
 
     All files are written to a temporary folder and flushed, the manifest with their SHA-256 last; then the folder is
-    renamed. Older checkpoints beyond `keep` are removed.
+    renamed. Older checkpoints beyond `keep` are removed, but for the one of the best quality.
 
     Args:
         state: What is saved.
         folder: Folder of all checkpoints of a run.
         keep: Checkpoints to keep, at least 1.
+        quality: How good the sampling policy is, the larger the better; None if nobody knows.
 
     Returns:
         The checkpoint's folder, `folder/round_NNNN`.
@@ -46,17 +55,22 @@ def save_checkpoint(state: State, folder: Path, keep: int) -> Path:
         for stale in folder.glob(".round_*"):
             shutil.rmtree(stale, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for name, tensors in _tensors(state).items():
+        files = _tensors(state)
+        _check_space(folder, sum(t.nbytes for tensors in files.values() for t in tensors.values()))
+        for name, tensors in files.items():
             save_file(tensors, temporary / f"{name}.safetensors")
         about = {
             "round": state.round,
+            "skipped": state.skipped,
             "weighting": state.components.weighting.state(),
             "objective": state.components.objective.state(),
             "computed": f"{state.device.type}, {state.precision}",
         }
         (temporary / "state.json").write_text(json.dumps(about))
         digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
-        (temporary / _MANIFEST).write_text(json.dumps({"round": state.round, "sha256": digests}, indent=1))
+        (temporary / _MANIFEST).write_text(
+            json.dumps({"round": state.round, "quality": quality, "sha256": digests}, indent=1)
+        )
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -65,9 +79,24 @@ def save_checkpoint(state: State, folder: Path, keep: int) -> Path:
     except (OSError, SafetensorError) as e:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(f"cannot write checkpoint {final}: {e}; free space, then go on with resume") from e
+    best = best_checkpoint(folder)
     for old in _by_round(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != best:
+            shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the best quality, the newest of several; None where none has any."""
+    known = [(quality, i, path) for i, path in enumerate(_by_round(folder)) if (quality := _quality(path)) is not None]
+    return max(known)[2] if known else None
+
+
+def forget_after(folder: Path, checkpoint: Path) -> None:
+    """Remove the checkpoints that are newer than one of them, which thereby becomes the newest."""
+    paths = _by_round(folder)
+    for newer in paths[paths.index(checkpoint) + 1 :]:
+        shutil.rmtree(newer, ignore_errors=True)
 
 
 def newest_checkpoint(folder: Path) -> Path:
@@ -132,7 +161,7 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     state.components.weighting.load_state(about["weighting"])
     state.components.objective.load_state(about["objective"])
-    state.round = about["round"]
+    state.round, state.skipped = about["round"], about["skipped"]
 
 
 def _tensors(state: State) -> dict[str, dict[str, Tensor]]:
@@ -162,6 +191,21 @@ def _by_round(folder: Path) -> list[Path]:
     """All checkpoints, oldest first."""
     found = [path for path in folder.glob("round_*") if path.name.removeprefix("round_").isdecimal()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("round_")))
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """See that there is room, before anything is written that would be lost."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed / 2**20:.1f} MiB are needed, and {free / 2**20:.1f} MiB are free")
+
+
+def _quality(checkpoint: Path) -> float | None:
+    try:
+        quality = json.loads((checkpoint / _MANIFEST).read_text()).get("quality")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return float(quality) if isinstance(quality, int | float) else None
 
 
 def _intact(checkpoint: Path) -> bool:

@@ -22,6 +22,8 @@ __all__ = [
     "CombineConfig",
     "ExpConfig",
     "FixedStepConfig",
+    "JudgeChoice",
+    "JudgeConfig",
     "RewardChoice",
     "RunConfig",
     "SamplerConfig",
@@ -107,8 +109,21 @@ WEIGHTINGS: Mapping[str, type[WeightingConfig]] = {
 }
 
 
-class TermConfig(ComponentConfig):
-    """Options that every reward has besides its own."""
+class JudgeConfig(ComponentConfig):
+    """Options that every reward has besides its own, trained on or not."""
+
+    on_error: str = Field(
+        "fail",
+        pattern=r"^(fail|drop|retry\(\d{1,3}\)|penalise\([-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?\))$",
+        description="When it fails or gives no finite number: fail, drop (weight 0), retry(N) or penalise(SCORE).",
+    )
+    timeout: float | None = Field(
+        None, gt=0, le=1e6, description="Seconds for a batch, for a reward in an environment of its own; unset: 600."
+    )
+
+
+class TermConfig(JudgeConfig):
+    """Options that every reward has besides its own where it is trained on."""
 
     weight: FiniteFloat = Field(1.0, description="Weight of this reward among several: NAME:WEIGHT for short.")
     normalise: Literal["none", "z-score", "per-prompt"] = Field(
@@ -152,6 +167,12 @@ class TrainConfig(ComponentConfig):
     keep: int = Field(2, ge=1, description="Checkpoints that are kept.")
     checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints.")
     grid_every: int = Field(10, ge=1, description="Rounds between pictures of the same noise.")
+    max_skipped: int = Field(
+        20, ge=1, description="Updates in a row that may be skipped, for want of valid scores or a finite gradient."
+    )
+    early_stop: int = Field(
+        0, ge=0, description="Rounds without a better held-out score after which the best is the result; 0 is never."
+    )
     eval_samples: int = Field(
         1024, ge=2, le=1_000_000, description="Samples that reference and result are measured on."
     )
@@ -182,12 +203,19 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class RewardChoice(Choice):
-    """A reward that is trained on.
+class JudgeChoice(Choice):
+    """A reward that judges.
 
     Args:
-        term: How it counts among the others.
+        term: The options that every reward has.
     """
+
+    term: JudgeConfig
+
+
+@dataclass(frozen=True)
+class RewardChoice(JudgeChoice):
+    """A reward that is trained on."""
 
     term: TermConfig
 
@@ -212,7 +240,7 @@ class RunConfig:
     backbone: Choice
     rewards: tuple[RewardChoice, ...]
     combine: CombineConfig
-    heldout: tuple[Choice, ...]
+    heldout: tuple[JudgeChoice, ...]
     regs: tuple[Choice, ...]
     trainer: Choice
     callbacks: tuple[Choice, ...]
@@ -253,7 +281,7 @@ def _dump(config: ComponentConfig) -> dict[str, Any]:
 def _table(choices: Sequence[Choice]) -> dict[str, Any]:
     """A section: one component's options side by side with its name, those of several in tables of their own."""
     options = [
-        (_dump(choice.term) if isinstance(choice, RewardChoice) else {}) | _dump(choice.config) for choice in choices
+        (_dump(choice.term) if isinstance(choice, JudgeChoice) else {}) | _dump(choice.config) for choice in choices
     ]
     if not choices:
         return {"name": "none"}

@@ -18,13 +18,12 @@ SATISFIED = 0.5
 
 
 @torch.no_grad()
-def evaluate(state: State, count: int, micro_batch: int) -> dict[str, Any]:
+def evaluate(state: State, count: int) -> dict[str, Any]:
     """Sample the sampling policy with noise of its own seed and measure what comes out.
 
     Args:
         state: The run; not changed, its random numbers included.
         count: Samples.
-        micro_batch: Samples in memory at once.
 
     Returns:
         `samples`, `reward_mean`, `reward_std`, `diversity`, and by judge `heldout_<name>`. Of the first judge whose
@@ -36,7 +35,7 @@ def evaluate(state: State, count: int, micro_batch: int) -> dict[str, Any]:
     generator = torch.Generator(state.device).manual_seed(2**31 - 1)
     noise = torch.randn((count, *parts.backbone.sample_shape), generator=generator, device=state.device)
     prompts = [parts.prompts[i % len(parts.prompts)] for i in range(count)]
-    x_1 = state.sample(noise, prompts, micro_batch)[0].nan_to_num(0.0, 0.0, 0.0)
+    x_1 = state.sample(noise, prompts)[0].nan_to_num(0.0, 0.0, 0.0)
     images = parts.backbone.to_images(x_1)
     scored = parts.objective.score(x_1, images, prompts)
     features = parts.features(images)

@@ -87,7 +87,7 @@ class Objective:
         found = {term.name: term.score(x_1, images, prompts) for term in self.terms}
         raw = {name: scores for name, (scores, _) in found.items()}
         valid = torch.stack([valid for _, valid in found.values()]).all(0)
-        if not self._first:
+        if not self._first and valid.any():
             self._first = {term.name: _moments(raw[term.name][valid]) for term in self._normalised}
             self.observe(raw, valid)
         values = {term.name: self._on_first_scale(term, raw[term.name]) for term in self.terms}
@@ -115,11 +115,11 @@ class Objective:
         self._last = {name: list(scores) for name, scores in state["last"].items()}
 
     def _on_first_scale(self, term: Term, r: Tensor) -> Tensor:
-        return r if term.normalise == "none" else _standardised(r, *self._first[term.name])
+        return r if term.normalise == "none" else _standardised(r, *self._first.get(term.name, (0.0, 0.0)))
 
     def _on_training_scale(self, term: Term, r: Tensor, valid: Tensor, prompts: Sequence[str]) -> Tensor:
         if term.normalise == "z-score":
-            return _standardised(r, *_moments(torch.tensor(self._last[term.name])))
+            return _standardised(r, *_moments(torch.tensor(self._last.get(term.name, []))))
         if term.normalise == "none":
             return r
         z = torch.zeros_like(r)
@@ -150,7 +150,7 @@ def _standardised(r: Tensor, mean: float, std: float) -> Tensor:
 def _not_negative(term: Term, z: Tensor) -> Tensor:
     if (z < 0).any():
         raise UserError(
-            f"reward.combine: a product needs scores of at least 0, and reward '{term.name}' gave {float(z.min()):.4g}; "
-            "use sum or minimum"
+            f"reward.combine: a product needs scores of at least 0, and reward '{term.name}' gave "
+            f"{float(z.min()):.4g}; use sum or minimum"
         )
     return z

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from orwcfm_core.backbone import Condition, select
 from orwcfm_core.coupling import couple
-from orwcfm_core.errors import RunError
 from orwcfm_core.metrics import diversity, effective_sample_size, mean_and_std
 from orwcfm_core.objective import Objective, Scored
 from orwcfm_core.regularizer import penalise
-from orwcfm_core.trainer import State, Trainer, repeat_condition
+from orwcfm_core.trainer import SkippedTooOften, State, Trainer, repeat_condition
 
 __all__ = ["OrwCfm", "learning_rate", "stratified_times"]
+
+log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -37,6 +39,10 @@ class Batch(NamedTuple):
     u_t: Tensor
     w: Tensor
     condition: Condition
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name."""
+        return {"t": self.t, "x_t": self.x_t, "u_t": self.u_t, "w": self.w, **self.condition}
 
 
 class OrwCfm(Trainer):
@@ -68,7 +74,7 @@ class OrwCfm(Trainer):
         parts, config = state.components, self.config
         prompts, groups = self._prompts(state)
 
-        x_1, nfe = state.sample(state.noise(config.samples), prompts, config.micro_batch)
+        x_1, nfe = state.sample(state.noise(config.samples), prompts)
         # A sample that is not a number gets weight 0, and 0 times it would still not be a number.
         finite = x_1.flatten(1).isfinite().all(1)
         x_1 = x_1.nan_to_num(0.0, 0.0, 0.0)
@@ -78,24 +84,30 @@ class OrwCfm(Trainer):
         weights = parts.weighting.weights(scored.signal, valid, groups)
 
         condition = parts.backbone.encode(prompts)
-        trace = [self._update(state, x_1, weights, condition, i) for i in range(config.updates)]
+        updates = range(config.updates) if valid.any() else ()
+        if not updates:
+            self._skip(state, config.updates, "no sample has a valid score", {"x_1": x_1})
+        trace = [self._update(state, x_1, weights, condition, i) for i in updates]
         parts.objective.observe(scored.raw, valid)
-        state.ema.update()
+        if trace:
+            state.ema.update()
         state.round += 1
 
         seconds = time.perf_counter() - began
         reward_mean, reward_std = mean_and_std(scored.values[valid])
+        done = [update for update in trace if update["loss"] is not None]
         return {
             "round": state.round,
             "reward_mean": reward_mean,
             "reward_std": reward_std,
             **_raw_means(parts.objective, scored, valid),
             **self._heldout(state, x_1, images, prompts),
-            "velocity_divergence": trace[0]["velocity_divergence"],
+            "velocity_divergence": done[0]["velocity_divergence"] if done else None,
             "diversity": diversity(parts.features(images)),
             "ess": effective_sample_size(weights),
-            **{key: trace[-1][key] for key in ("loss", "penalty", "grad_norm", "lr")},
+            **{key: done[-1][key] if done else None for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),
+            "skipped": config.updates - len(done),
             "nfe": nfe + sum(int(update["nfe"]) for update in trace),
             "samples_per_second": config.samples / seconds,
             "seconds": seconds,
@@ -119,28 +131,50 @@ class OrwCfm(Trainer):
             means[f"heldout_{judge.name}"] = mean_and_std(values[valid])[0]
         return means
 
-    def _update(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition, index: int) -> dict[str, float]:
-        """One step of the optimiser on all samples of the round."""
+    def _update(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition, index: int) -> dict[str, Any]:
+        """One step of the optimiser on all samples of the round; skipped where it would end in something not finite."""
         step = state.round * self.config.updates + index
         lr = learning_rate(self.config, step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        state.optimizer.zero_grad()
-
         batch = self._draw(state, x_1, weights, condition)
+        sums = state.fit(lambda micro_batch: self._backward(state, batch, micro_batch))
+        norm = float(torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm))
+        found = sums | {"grad_norm": norm, "lr": lr, "nfe": 2 * len(batch.t) + int((batch.w < 0).sum())}
+        if not math.isfinite(norm + sums["loss"]):
+            self._skip(state, 1, "the loss or its gradient is not finite", {"x_1": x_1, **batch.tensors()})
+            return found | {"loss": None}
+        state.optimizer.step()
+        state.skipped = 0
+        return found
+
+    def _skip(self, state: State, updates: int, why: str, inputs: Mapping[str, Tensor]) -> None:
+        """Count updates that are not done.
+
+        Raises:
+            SkippedTooOften: There were too many in a row.
+        """
+        # Once for each series of them; metrics.jsonl has the count of every round.
+        if not state.skipped:
+            log.warning("round %d: updates are skipped: %s", state.round + 1, why)
+        state.skipped += updates
+        if state.skipped >= self.config.max_skipped:
+            raise SkippedTooOften(
+                f"round {state.round + 1}: {state.skipped} updates in a row were skipped (train.max_skipped): {why}",
+                inputs,
+            )
+
+    def _backward(self, state: State, batch: Batch, micro_batch: int) -> dict[str, float]:
+        """Gradient of the mean loss over the batch; returns the means of loss, penalty and divergence."""
+        state.optimizer.zero_grad()
         sums = {"loss": 0.0, "penalty": 0.0, "velocity_divergence": 0.0}
-        for start in range(0, len(batch.t), self.config.micro_batch):
-            rows = torch.arange(start, min(start + self.config.micro_batch, len(batch.t)), device=state.device)
+        for start in range(0, len(batch.t), micro_batch):
+            rows = torch.arange(start, min(start + micro_batch, len(batch.t)), device=state.device)
             losses = self._losses(state, batch, rows)
             (losses["loss"].sum() / len(batch.t)).backward()
             for name in sums:
                 sums[name] += float(losses[name].detach().sum()) / len(batch.t)
-
-        norm = torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm)
-        if not torch.isfinite(norm):
-            raise RunError(f"round {state.round + 1}: the gradient is not finite; a smaller train.lr may help")
-        state.optimizer.step()
-        return sums | {"grad_norm": float(norm), "lr": lr, "nfe": 2 * len(batch.t) + int((batch.w < 0).sum())}
+        return sums
 
     def _draw(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition) -> Batch:
         """Draw times and noise for every sample."""

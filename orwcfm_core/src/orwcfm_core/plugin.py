@@ -46,7 +46,7 @@ GROUPS = {
 }
 """Entry-point group of each kind of component."""
 
-RESERVED = frozenset({"name", "prompt", "combine", "weight", "normalise", "window", "python", "timeout"})
+RESERVED = frozenset({"name", "prompt", "combine", "weight", "normalise", "window", "on_error", "python", "timeout"})
 """Options that belong to the run; no component may have one of these names."""
 
 hookspec = pluggy.HookspecMarker("orwcfm")
@@ -68,11 +68,13 @@ class Suggestions:
         prompts: Prompts of a run that names none, if anything reads them.
         heldout: Names of rewards that can judge a run without training on it, the best first.
         rewards: Options by reward name, used where the user set none.
+        run: Options of sections `train` and `sampler`, used where the user set none.
     """
 
     prompts: tuple[str, ...] = ()
     heldout: tuple[str, ...] = ()
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    run: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

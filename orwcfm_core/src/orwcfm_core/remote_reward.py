@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
@@ -18,6 +18,7 @@ from orwcfm_core.reward import Reward, Scores
 __all__ = ["RemoteReward"]
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class RemoteReward(Reward):
@@ -90,7 +91,7 @@ class RemoteReward(Reward):
         try:
             return attempt(self._running())
         except Ended as e:
-            warnings.warn(f"{self._whose()} is started anew: {e}", RuntimeWarning, stacklevel=3)
+            log.warning("%s is started anew: %s", self._whose(), e)
         try:
             return attempt(self._running())
         except Ended as e:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from orwcfm_core.config import (
     SAMPLERS,
@@ -14,6 +14,8 @@ from orwcfm_core.config import (
     WEIGHTINGS,
     Choice,
     CombineConfig,
+    JudgeChoice,
+    JudgeConfig,
     RewardChoice,
     RunConfig,
     TermConfig,
@@ -31,12 +33,7 @@ _SHARED = ("prompt", *CombineConfig.model_fields, *TermConfig.model_fields)
 """Options of section `reward` that are no reward's own."""
 
 Options = TypeVar("Options", bound=ComponentConfig)
-
-
-class TimeLimit(ComponentConfig):
-    """Options of a reward that runs in an environment of its own."""
-
-    timeout: float = Field(600.0, gt=0, le=1e6, description="Seconds that it may take for a batch.")
+Term = TypeVar("Term", bound=JudgeConfig)
 
 
 class _Reader:
@@ -67,10 +64,12 @@ class _Reader:
         table = self.tables.get(section, {})
         return {option: table.pop(option)} if option in table else {}
 
-    def component(self, section: str, kind: str, default: str) -> Choice | None:
+    def component(
+        self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None
+    ) -> Choice | None:
         """Choose the one plugin of a section."""
         asked = Asked(str(self.pop(section, "name", default)), section, self.tables.get(section, {}))
-        return self.choice(asked, kind)
+        return self.choice(asked, kind, below)
 
     def several(self, section: str, kind: str, default: str, number: str | None = None) -> tuple[Choice, ...]:
         """Choose the plugins of a section that may have several."""
@@ -93,44 +92,50 @@ class _Reader:
         return found
 
     def rewards(self, suggested: Suggestions) -> tuple[RewardChoice, ...]:
-        """Choose what is trained on; `normalise` and `window` of the section hold for all of them."""
-        table = self.tables.setdefault("reward", {})
-        names = table.get("name", "clip-score")
-        several = isinstance(names, list | tuple) and len(names) > 1
-        shared: dict[str, Any] = {o: table.pop(o) for o in ("normalise", "window") if several and o in table}
-        found = []
-        for asked in self.asked("reward", "clip-score", "weight"):
-            own = dict(asked.options)
-            term = shared | {option: own.pop(option) for option in TermConfig.model_fields if option in own}
-            choice = self.reward(Asked(asked.text, asked.label, own), suggested)
-            read = self.options(asked.label, TermConfig, asked.name, term)
-            if choice and read:
-                found.append(RewardChoice(choice.asked, choice.plugin, choice.config, read))
-        return tuple(found)
+        """Choose what is trained on."""
+        read = self.terms("reward", "clip-score", "weight", TermConfig, suggested)
+        return tuple(RewardChoice(choice.asked, choice.plugin, choice.config, term) for choice, term in read)
 
-    def judges(self, default: str, suggested: Suggestions) -> tuple[Choice, ...]:
+    def judges(self, default: str, suggested: Suggestions) -> tuple[JudgeChoice, ...]:
         """Choose what judges and is not trained on; a run can do without, called `none`."""
         if self.absent("heldout", default, "held-out judge"):
             return ()
-        chosen = (self.reward(asked, suggested) for asked in self.asked("heldout", default, None))
-        return tuple(choice for choice in chosen if choice)
+        read = self.terms("heldout", default, None, JudgeConfig, suggested)
+        return tuple(JudgeChoice(choice.asked, choice.plugin, choice.config, term) for choice, term in read)
 
-    def reward(self, asked: Asked, suggested: Suggestions) -> Choice | None:
+    def terms(
+        self, section: str, default: str, number: str | None, model: type[Term], suggested: Suggestions
+    ) -> Iterator[tuple[Choice, Term]]:
+        """Choose a section's rewards; of several, the section's own options but `weight` hold for all of them."""
+        table = self.tables.setdefault(section, {})
+        names = table.get("name", default)
+        several = isinstance(names, list | tuple) and len(names) > 1
+        common = [option for option in model.model_fields if several and option in table and option != "weight"]
+        shared: dict[str, Any] = {option: table.pop(option) for option in common}
+        for asked in self.asked(section, default, number):
+            own = dict(asked.options)
+            given = shared | {option: own.pop(option) for option in model.model_fields if option in own}
+            term = self.options(asked.label, model, asked.name, given)
+            if term:
+                choice = self.reward(Asked(asked.text, asked.label, own), suggested, term)
+                yield from [(choice, term)] if choice else []
+
+    def reward(self, asked: Asked, suggested: Suggestions, term: JudgeConfig) -> Choice | None:
         """Choose a reward, here or in an environment of its own, with the backbone's suggestions for it."""
         own = dict(asked.options)
-        python, timeout = own.pop("python", None), own.pop("timeout", None)
-        text = f"{asked.text}@{python}" if python else asked.text
-        where = text.partition("@")[2]
+        python = own.pop("python", None)
+        name, environment = (asked.text, str(python)) if python else _located(asked.text)
         below = suggested.rewards.get(asked.name, {})
-        if not where or not is_environment(where):
-            given = own if timeout is None else own | {"timeout": timeout}
-            return self.choice(Asked(text, asked.label, given), "reward", below)
-        limit = self.options(asked.label, TimeLimit, asked.name, {} if timeout is None else {"timeout": timeout})
-        if limit is None:
-            return None
-        plugin = RemotePlugin(asked.name, where, limit.timeout)
-        # The absolute path, so that the run can be resumed from anywhere.
-        return self.choice(Asked(f"{asked.name}@{plugin.python}", asked.label, own), "reward", below, plugin)
+        if environment:
+            remote = RemotePlugin(name, environment, term.timeout or 600.0)
+            # The absolute path, so that the run can be resumed from anywhere.
+            return self.choice(Asked(f"{name}@{remote.python}", asked.label, own), "reward", below, remote)
+        if term.timeout:
+            self.errors.append(
+                f"{asked.label}.timeout: only a reward in an environment of its own has a time limit; name one as "
+                f"{asked.name}@PATH"
+            )
+        return self.choice(Asked(asked.text, asked.label, own), "reward", below)
 
     def choice(
         self, asked: Asked, kind: str, below: Mapping[str, Any] | None = None, remote: RemotePlugin | None = None
@@ -154,13 +159,18 @@ class _Reader:
                 self.errors += [_explain(label, owner, model, error) for error in e.errors()]
         return None
 
-    def named(self, section: str, table: Mapping[str, type[Any]], default: str) -> Any:
+    def named(
+        self, section: str, table: Mapping[str, type[Any]], default: str, below: Mapping[str, Any] | None = None
+    ) -> Any:
         """Read a section whose name chooses one of a fixed set."""
         name = str(self.pop(section, "name", default))
         if name not in table:
             self.errors.append(f"{section}.name: unknown {section} '{name}', {_hint(name, table)}")
             return None
-        return self.options(section, table[name], name, {"name": name, **self.tables.get(section, {})})
+        # What fits one of them, such as a number of steps, may not exist in another.
+        fitting = {option: value for option, value in (below or {}).items() if option in table[name].model_fields}
+        given = {**fitting, "name": name, **self.tables.get(section, {})}
+        return self.options(section, table[name], name, given)
 
 
 def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunConfig:
@@ -186,8 +196,8 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested)
     regs = reader.several("reg", "regularizer", "w2", "alpha")
     weighting = reader.named("weighting", WEIGHTINGS, "advantage")
-    sampler = reader.named("sampler", SAMPLERS, "euler")
-    trainer = reader.component("train", "trainer", "orw-cfm")
+    sampler = reader.named("sampler", SAMPLERS, "euler", suggested.run.get("sampler"))
+    trainer = reader.component("train", "trainer", "orw-cfm", suggested.run.get("train"))
     callbacks = () if reader.absent("callback", "none", "callback") else reader.several("callback", "callback", "none")
 
     if backbone and len(prompts) > 1 and not conditional:
@@ -203,6 +213,15 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     assert combine
     assert trainer
     return RunConfig(backbone, rewards, combine, heldout, regs, trainer, callbacks, weighting, sampler, prompts)
+
+
+def _located(text: str) -> tuple[str, str]:
+    """`NAME@ENVIRONMENT` or `NAME@DIST@ENVIRONMENT` as name and environment, which is empty where there is none."""
+    name, _, where = text.partition("@")
+    dist, at, rest = where.partition("@")
+    if at and not is_environment(dist):
+        name, where = f"{name}@{dist}", rest
+    return (name, where) if where and is_environment(where) else (text, "")
 
 
 def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Suggestions, bool]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,13 +13,39 @@ from torch import Tensor
 from orwcfm_core.backbone import Backbone, Condition, VelocityField
 from orwcfm_core.config import TrainConfig
 from orwcfm_core.ema import EMA
+from orwcfm_core.errors import RunError
+from orwcfm_core.memory import fitting
 from orwcfm_core.objective import Objective
 from orwcfm_core.regularizer import Regularizer
 from orwcfm_core.reward import Judge
 from orwcfm_core.sampler import Sampler
 from orwcfm_core.weighting import Weighting
 
-__all__ = ["Components", "State", "Trainer", "autocast", "choose_precision", "draw", "repeat_condition"]
+__all__ = [
+    "Components",
+    "SkippedTooOften",
+    "State",
+    "Trainer",
+    "autocast",
+    "choose_precision",
+    "draw",
+    "repeat_condition",
+]
+
+T = TypeVar("T")
+
+
+class SkippedTooOften(RunError):
+    """Too many updates in a row could not be done.
+
+    Args:
+        message: Why.
+        inputs: What the last of them was to work on, by name.
+    """
+
+    def __init__(self, message: str, inputs: Mapping[str, Tensor]) -> None:
+        super().__init__(message)
+        self.inputs = inputs
 
 
 @dataclass
@@ -67,7 +93,9 @@ class State:
         generator: Source of all random numbers.
         device: Where tensors live.
         precision: `fp32` or `bf16`.
+        micro_batch: Samples in the networks at once; halved when memory runs out.
         round: Rounds done.
+        skipped: Updates in a row that were skipped, up to now.
     """
 
     components: Components
@@ -76,7 +104,9 @@ class State:
     generator: torch.Generator
     device: torch.device
     precision: str
+    micro_batch: int
     round: int = 0
+    skipped: int = 0
 
     def autocast(self) -> torch.autocast:
         """Compute in the run's precision."""
@@ -87,20 +117,24 @@ class State:
         shape = (count, *self.components.backbone.sample_shape)
         return torch.randn(shape, generator=self.generator, device=self.device)
 
-    def sample(self, noise: Tensor, prompts: Sequence[str], micro_batch: int) -> tuple[Tensor, int]:
+    def fit(self, attempt: Callable[[int], T]) -> T:
+        """Attempt something with micro-batches that fit into memory; see `memory.fitting`."""
+        result, self.micro_batch = fitting(attempt, self.micro_batch)
+        return result
+
+    def sample(self, noise: Tensor, prompts: Sequence[str]) -> tuple[Tensor, int]:
         """Sample from the sampling policy.
 
         Args:
             noise: `(B, *)`.
             prompts: B strings.
-            micro_batch: Samples in memory at once.
 
         Returns:
             Samples, `(B, *)`, and model evaluations in total.
         """
         backbone, sampler = self.components.backbone, self.components.sampler
         with self.ema.swapped(), self.autocast():
-            return draw(backbone, backbone.policy(), sampler, noise, prompts, micro_batch)
+            return self.fit(lambda size: draw(backbone, backbone.policy(), sampler, noise, prompts, size))
 
 
 def draw(
@@ -162,6 +196,7 @@ class Trainer(ABC):
             generator=torch.Generator(device).manual_seed(self.config.seed),
             device=device,
             precision=choose_precision(self.config.precision, device),
+            micro_batch=self.config.micro_batch,
         )
 
     @abstractmethod
