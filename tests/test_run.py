@@ -26,6 +26,7 @@ METRICS = {
     "grad_norm",
     "lr",
     "invalid",
+    "skipped",
     "nfe",
     "samples_per_second",
     "seconds",

@@ -10,7 +10,7 @@ import torch
 from orwcfm_core.errors import RunError
 from orwcfm_core.orw_cfm import learning_rate, stratified_times
 from orwcfm_core.reward import Scores
-from orwcfm_core.trainer import State
+from orwcfm_core.trainer import SkippedTooOften, State
 from orwcfm_core.weighting import Advantage, Exp, Softmax
 from torch import Tensor
 
@@ -190,14 +190,18 @@ def test_updates_without_a_finite_gradient_are_skipped_counted_and_end_the_run(l
     assert metrics["skipped"] == 4
     assert metrics["loss"] is None
     assert all(torch.equal(a, b) for a, b in zip(before, state.ema.parameters, strict=True))
-    with pytest.raises(SkippedTooOften, match=r"round 2: 6 updates in a row were skipped .*gradient is not finite") as e:
+    with pytest.raises(
+        SkippedTooOften, match=r"round 2: 6 updates in a row were skipped .*gradient is not finite"
+    ) as e:
         trainer.round(state)
     assert {"x_1", "t", "x_t", "u_t", "w"} <= e.value.inputs.keys()
 
 
 def test_one_bad_update_is_forgiven(lab: Any) -> None:
     weights = iter([torch.inf] + [1.0] * 9)
-    trainer, state = lab.start(weighting=lambda scores: torch.full_like(scores, next(weights)), updates=1, max_skipped=2)
+    trainer, state = lab.start(
+        weighting=lambda scores: torch.full_like(scores, next(weights)), updates=1, max_skipped=2
+    )
     assert [trainer.round(state)["skipped"] for _ in range(3)] == [1, 0, 0]
     assert state.skipped == 0
     assert all(p.isfinite().all() for p in state.ema.parameters)

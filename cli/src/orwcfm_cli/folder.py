@@ -125,7 +125,7 @@ class RunFolder:
         ]
         if fixed:
             raise UserError(
-                f"{', '.join(fixed)}: cannot change under way, or it would not be the same run any more; start a new run "
+                f"{', '.join(fixed)}: cannot change under way: it would be another run; start a new one "
                 f"(what can change: {', '.join(sorted(CHANGEABLE))}, callback)"
             )
         merged = {s: {**written.get(s, {}), **changes.get(s, {})} for s in {**written, **changes}}

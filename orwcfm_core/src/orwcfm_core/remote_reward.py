@@ -91,7 +91,7 @@ class RemoteReward(Reward):
         try:
             return attempt(self._running())
         except Ended as e:
-            log.warning("%s is started anew: %s", self._whose(), e)
+            log.warning("%s is started anew: %s", self._whose(), str(e))
         try:
             return attempt(self._running())
         except Ended as e:

@@ -64,9 +64,7 @@ class _Reader:
         table = self.tables.get(section, {})
         return {option: table.pop(option)} if option in table else {}
 
-    def component(
-        self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None
-    ) -> Choice | None:
+    def component(self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None) -> Choice | None:
         """Choose the one plugin of a section."""
         asked = Asked(str(self.pop(section, "name", default)), section, self.tables.get(section, {}))
         return self.choice(asked, kind, below)
