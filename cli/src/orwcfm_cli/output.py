@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["aligned", "as_json", "line", "print_json", "shortened", "terminal_width", "widths"]
+__all__ = ["aligned", "as_json", "line", "print_json", "print_result", "shortened", "terminal_width", "widths"]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -22,6 +22,18 @@ _NARROW = 20
 def print_json(result: Any) -> None:
     """Print a result for a program."""
     click.echo(json.dumps(result, indent=1))
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Print a command's result, for a person or for a program."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    result = {key: value for key, value in result.items() if not isinstance(value, dict)}
+    width = max(len(key) for key in result)
+    for key, value in result.items():
+        text = f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
+        click.echo(f"{key.replace('_', ' '):<{width}}  {text}")
 
 
 def terminal_width() -> int | None:

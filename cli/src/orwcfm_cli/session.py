@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import suppress
 from typing import Any
 
 from orwcfm_core.checkpoint import best_checkpoint, forget_after, load_checkpoint, save_checkpoint
@@ -19,6 +16,7 @@ from safetensors.torch import save_file
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import save_round
+from orwcfm_cli.interrupt import interruptible
 from orwcfm_cli.report import write_report
 from orwcfm_cli.watch import Watch, quality
 
@@ -87,7 +85,7 @@ class Session:
 
     def _rounds(self) -> int:
         """Do the rounds that are left; returns the signal that ended them, or 0."""
-        with _interruptible() as caught:
+        with interruptible() as caught:
             while self.state.round < self.config.train.rounds and not self._past_the_best():
                 if caught():
                     return caught()
@@ -143,21 +141,3 @@ class Session:
             file.parent.mkdir(exist_ok=True)
             save_file({name: tensor.contiguous().cpu() for name, tensor in error.inputs.items()}, file)
             self.display.note(f"what the last update was to work on is in {file}")
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], int]]:
-    """Let the first Ctrl-C (or SIGTERM) end the round and save; a second one ends at once."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: caught[0] if caught else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _MANIFEST = "manifest.json"
+_MEMORY = "memory."
 
 
 def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None = None) -> Path:
@@ -64,6 +65,7 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
             "skipped": state.skipped,
             "weighting": state.components.weighting.state(),
             "objective": state.components.objective.state(),
+            "schedules": state.components.schedules.state(),
             "computed": f"{state.device.type}, {state.precision}",
         }
         (temporary / "state.json").write_text(json.dumps(about))
@@ -151,6 +153,8 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
         raise UserError(f"{checkpoint} was computed on {about['computed']}, and this is {here}: resume it there")
     state.generator.set_state(stored.pop("generator").cpu())
     torch.set_rng_state(stored.pop("global_generator").cpu())
+    kept = [name for name in stored if name.startswith(_MEMORY)]
+    state.memory = {name.removeprefix(_MEMORY): stored.pop(name) for name in kept}
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in stored.items():
         index, key = name.split(".")
@@ -161,6 +165,7 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     state.components.weighting.load_state(about["weighting"])
     state.components.objective.load_state(about["objective"])
+    state.components.schedules.load_state(about.get("schedules", {}))
     state.round, state.skipped = about["round"], about["skipped"]
 
 
@@ -169,6 +174,7 @@ def _tensors(state: State) -> dict[str, dict[str, Tensor]]:
     policy = state.components.backbone.policy().parameters()
     moments: dict[int, dict[str, Tensor]] = state.optimizer.state_dict()["state"]
     training = {f"{index}.{key}": value for index, entry in moments.items() for key, value in entry.items()}
+    training |= {f"{_MEMORY}{name}": value for name, value in state.memory.items()}
     files: dict[str, dict[str, Any]] = {
         "policy": dict(policy),
         "sampling": dict(zip(policy, state.ema.average, strict=True)),

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,44 @@ from orwcfm_core.objective import Objective, Scored
 from orwcfm_core.regularizer import penalise
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer, repeat_condition
 
-__all__ = ["OrwCfm", "learning_rate", "stratified_times"]
+__all__ = ["Batch", "OrwCfm", "Rollout", "learning_rate", "mean_square", "stratified_times"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Samples of the policy, judged; B of them.
+
+    Args:
+        prompts: The prompt of each.
+        groups: Its number, `(B,)`.
+        x_1: The samples, `(B, *)`; finite, where invalid as well.
+        images: The same as images, `(B, C, H, W)`.
+        scored: What the objective makes of them.
+        valid: Which of them count, `(B,)`.
+        nfe: Model evaluations in total.
+        path: Points on the way to them, `(B, K + 1, *)`, if the method keeps those.
+    """
+
+    prompts: Sequence[str]
+    groups: Tensor
+    x_1: Tensor
+    images: Tensor
+    scored: Scored
+    valid: Tensor
+    nfe: int
+    path: Tensor | None = None
+
+    @classmethod
+    def of(cls, state: State, prompts: Sequence[str], groups: Tensor, x_1: Tensor, nfe: int) -> Rollout:
+        """Judge samples; arguments as in the class."""
+        # A sample that is not a number gets weight 0, and 0 times it would still not be a number.
+        finite = x_1.flatten(1).isfinite().all(1)
+        x_1 = x_1.nan_to_num(0.0, 0.0, 0.0)
+        images = state.components.backbone.to_images(x_1)
+        scored = state.components.objective.score(x_1, images, prompts)
+        return cls(prompts, groups, x_1, images, scored, scored.valid & finite, nfe)
 
 
 class Batch(NamedTuple):
@@ -72,18 +108,10 @@ class OrwCfm(Trainer):
     def round(self, state: State) -> dict[str, Any]:
         began = time.perf_counter()
         parts, config = state.components, self.config
-        prompts, groups = self._prompts(state)
-
-        x_1, nfe = state.sample(state.noise(config.samples), prompts)
-        # A sample that is not a number gets weight 0, and 0 times it would still not be a number.
-        finite = x_1.flatten(1).isfinite().all(1)
-        x_1 = x_1.nan_to_num(0.0, 0.0, 0.0)
-        images = parts.backbone.to_images(x_1)
-        scored = parts.objective.score(x_1, images, prompts)
-        valid = scored.valid & finite
-        weights = parts.weighting.weights(scored.signal, valid, groups)
-
-        condition = parts.backbone.encode(prompts)
+        parts.schedules.begin(state.round, config.rounds)
+        rollout = self.collect(state)
+        scored, valid = rollout.scored, rollout.valid
+        x_1, weights, condition = self.lesson(state, rollout)
         updates = range(config.updates) if valid.any() else ()
         if not updates:
             self._skip(state, config.updates, "no sample has a valid score", {"x_1": x_1})
@@ -96,22 +124,60 @@ class OrwCfm(Trainer):
         seconds = time.perf_counter() - began
         reward_mean, reward_std = mean_and_std(scored.values[valid])
         done = [update for update in trace if update["loss"] is not None]
+        strengths = parts.schedules.values()
+        parts.schedules.observe(done[0]["velocity_divergence"] if done else None)
         return {
             "round": state.round,
             "reward_mean": reward_mean,
             "reward_std": reward_std,
             **_raw_means(parts.objective, scored, valid),
-            **self._heldout(state, x_1, images, prompts),
+            **self._heldout(state, rollout.x_1, rollout.images, rollout.prompts),
             "velocity_divergence": done[0]["velocity_divergence"] if done else None,
-            "diversity": diversity(parts.features(images)),
+            "diversity": diversity(parts.features(rollout.images)),
             "ess": effective_sample_size(weights),
             **{key: done[-1][key] if done else None for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),
             "skipped": config.updates - len(done),
-            "nfe": nfe + sum(int(update["nfe"]) for update in trace),
+            "nfe": rollout.nfe + sum(int(update["nfe"]) for update in trace),
+            **strengths,
             "samples_per_second": config.samples / seconds,
             "seconds": seconds,
         }
+
+    def collect(self, state: State) -> Rollout:
+        """Sample from the sampling policy and judge the samples: what a round's metrics are of."""
+        prompts, groups = self._prompts(state)
+        return Rollout.of(state, prompts, groups, *state.sample(state.noise(len(prompts)), prompts))
+
+    def lesson(self, state: State, rollout: Rollout) -> tuple[Tensor, Tensor, Condition]:
+        """What the updates of a round learn from.
+
+        Returns:
+            Samples `(B, *)`, their weights `(B,)` and their condition.
+        """
+        parts = state.components
+        weights = parts.weighting.weights(rollout.scored.signal, rollout.valid, rollout.groups)
+        return rollout.x_1, weights, parts.backbone.encode(rollout.prompts)
+
+    def points(self, state: State, x_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a time and a point on a path to each sample.
+
+        Args:
+            state: The run.
+            x_1: Samples, `(N, *)`.
+
+        Returns:
+            Times `(N,)`, points `x_t` and velocities `u_t` of the paths, `(N, *)`.
+        """
+        x_0 = couple(self.config.coupling, state.noise(len(x_1)), x_1)
+        t = stratified_times(len(x_1), state.generator)
+        s = t.view(-1, *[1] * (x_1.ndim - 1))
+        return t, (1 - s) * x_0 + s * x_1, x_1 - x_0
+
+    def evaluations(self, state: State, batch: Batch) -> int:
+        """Model evaluations of an update: of policy, reference, and the sampling policy where it is needed."""
+        everywhere = state.components.regularizer.needs_old
+        return (3 if everywhere else 2) * len(batch.t) + (0 if everywhere else int((batch.w < 0).sum()))
 
     def _prompts(self, state: State) -> tuple[list[str], Tensor]:
         """The prompt of each sample of this round, and its number."""
@@ -140,7 +206,7 @@ class OrwCfm(Trainer):
         batch = self._draw(state, x_1, weights, condition)
         sums = state.fit(lambda micro_batch: self._backward(state, batch, micro_batch))
         norm = float(torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm))
-        found = sums | {"grad_norm": norm, "lr": lr, "nfe": 2 * len(batch.t) + int((batch.w < 0).sum())}
+        found = sums | {"grad_norm": norm, "lr": lr, "nfe": self.evaluations(state, batch)}
         if not math.isfinite(norm + sums["loss"]):
             self._skip(state, 1, "the loss or its gradient is not finite", {"x_1": x_1, **batch.tensors()})
             return found | {"loss": None}
@@ -179,39 +245,40 @@ class OrwCfm(Trainer):
     def _draw(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition) -> Batch:
         """Draw times and noise for every sample."""
         draws = self.config.draws
-        x_1 = x_1.repeat_interleave(draws, dim=0)
-        x_0 = couple(self.config.coupling, state.noise(len(x_1)), x_1)
-        t = stratified_times(len(x_1), state.generator)
-        s = t.view(-1, *[1] * (x_1.ndim - 1))
-        w = weights.repeat_interleave(draws)
-        return Batch(t, (1 - s) * x_0 + s * x_1, x_1 - x_0, w, repeat_condition(condition, draws))
+        drawn = self.points(state, x_1.repeat_interleave(draws, dim=0))
+        return Batch(*drawn, weights.repeat_interleave(draws), repeat_condition(condition, draws))
 
     def _losses(self, state: State, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
         """Loss, penalty and divergence of some rows, each `(B,)`."""
         backbone, regularizer = state.components.backbone, state.components.regularizer
         with torch.no_grad():
             v_ref = self._velocity(state, backbone.reference(), batch, rows)
-            y_t = self._targets(state, batch, v_ref, rows)
+            v_old = self._old_velocity(state, batch, rows) if regularizer.needs_old else None
+            y_t = self._targets(state, batch, v_ref, rows, v_old)
         v = self._velocity(state, backbone.policy(), batch, rows)
         w = batch.w[rows]
-        penalty = penalise(regularizer, v, v_ref, batch.t[rows], batch.x_t[rows], w)
+        penalty = penalise(regularizer, v, v_ref, batch.t[rows], batch.x_t[rows], w, v_old=v_old)
         return {
-            "loss": w.abs() * _mean_square(v - y_t) + regularizer.alpha * penalty,
+            "loss": w.abs() * mean_square(v - y_t) + regularizer.alpha * penalty,
             "penalty": penalty,
-            "velocity_divergence": _mean_square(v.detach() - v_ref),
+            "velocity_divergence": mean_square(v.detach() - v_ref),
         }
 
-    def _targets(self, state: State, batch: Batch, v_ref: Tensor, rows: Tensor) -> Tensor:
+    def _targets(self, state: State, batch: Batch, v_ref: Tensor, rows: Tensor, v_old: Tensor | None = None) -> Tensor:
         """What the policy regresses to at some rows, `(B, *)`."""
         y_t = batch.u_t[rows].clone()
         negative = (batch.w[rows] < 0).nonzero().flatten()
         if len(negative):
-            with state.ema.swapped():
-                v_old = self._velocity(state, state.components.backbone.policy(), batch, rows[negative])
-            away, limit = v_old - y_t[negative], _mean_square(v_ref[negative] - y_t[negative])
-            c = (limit / _mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
+            v_old = self._old_velocity(state, batch, rows[negative]) if v_old is None else v_old[negative]
+            away, limit = v_old - y_t[negative], mean_square(v_ref[negative] - y_t[negative])
+            c = (limit / mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
             y_t[negative] = v_old + c.view(-1, *[1] * (away.ndim - 1)) * away
         return y_t
+
+    def _old_velocity(self, state: State, batch: Batch, rows: Tensor) -> Tensor:
+        """Velocity of the sampling policy at some rows, `(B, *)`."""
+        with state.ema.swapped():
+            return self._velocity(state, state.components.backbone.policy(), batch, rows)
 
     def _velocity(self, state: State, field: Any, batch: Batch, rows: Tensor) -> Tensor:
         with state.autocast():
@@ -244,6 +311,6 @@ def _raw_means(objective: Objective, scored: Scored, valid: Tensor) -> dict[str,
     return {f"reward_{name}": mean_and_std(scores[valid])[0] for name, scores in scored.raw.items()}
 
 
-def _mean_square(x: Tensor) -> Tensor:
+def mean_square(x: Tensor) -> Tensor:
     """Mean square over all but the first dimension, `(B,)`."""
     return x.flatten(1).square().mean(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +19,7 @@ from orwcfm_core.objective import Objective
 from orwcfm_core.regularizer import Regularizer
 from orwcfm_core.reward import Judge
 from orwcfm_core.sampler import Sampler
+from orwcfm_core.schedule import Schedules
 from orwcfm_core.weighting import Weighting
 
 __all__ = [
@@ -60,6 +61,7 @@ class Components:
         sampler: Noise to samples.
         prompts: At least one; an unconditional backbone has exactly one.
         heldout: Judges that are not trained on.
+        schedules: What changes strengths from round to round.
     """
 
     backbone: Backbone
@@ -69,6 +71,7 @@ class Components:
     sampler: Sampler
     prompts: Sequence[str] = ("",)
     heldout: Sequence[Judge] = ()
+    schedules: Schedules = field(default_factory=Schedules)
 
     @property
     def feature_space(self) -> Judge | None:
@@ -96,6 +99,7 @@ class State:
         micro_batch: Samples in the networks at once; halved when memory runs out.
         round: Rounds done.
         skipped: Updates in a row that were skipped, up to now.
+        memory: What else a method keeps from round to round, by name; checkpoints hold it.
     """
 
     components: Components
@@ -107,6 +111,7 @@ class State:
     micro_batch: int
     round: int = 0
     skipped: int = 0
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
     def autocast(self) -> torch.autocast:
         """Compute in the run's precision."""

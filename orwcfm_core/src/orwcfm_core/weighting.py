@@ -7,9 +7,16 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from orwcfm_core.config import AdvantageConfig, ExpConfig, SoftmaxConfig, TopKConfig, WeightingConfig
+from orwcfm_core.config import (
+    AdvantageConfig,
+    ExpConfig,
+    GroupAdvantageConfig,
+    SoftmaxConfig,
+    TopKConfig,
+    WeightingConfig,
+)
 
-__all__ = ["Advantage", "Exp", "Softmax", "TopK", "Weighting", "build_weighting"]
+__all__ = ["Advantage", "Exp", "GroupAdvantage", "Softmax", "TopK", "Weighting", "build_weighting"]
 
 
 class Weighting(ABC):
@@ -143,6 +150,36 @@ class Advantage(Weighting):
         self.scale = state["scale"]
 
 
+class GroupAdvantage(Weighting):
+    """GRPO's advantage: `w = tau clip((r - mean) / std, -clip, clip)`, the mean over the prompt's samples.
+
+    Unlike `Advantage`, the unit is the spread of this round's scores, which shrinks as the policy converges. Where
+    there is no spread but rounding, w is 0.
+
+    References:
+        Flow-GRPO: Training Flow Matching Models via Online RL (Liu et al., 2025), arXiv:2505.05470
+
+    Args:
+        tau: Strength.
+        clip: Largest absolute advantage before tau.
+        spread: Whose standard deviation: `prompt` (of the samples of the same prompt) or `round` (of all scores).
+    """
+
+    def __init__(self, tau: float, clip: float, spread: str) -> None:
+        self.tau = tau
+        self.clip = clip
+        self.spread = spread
+
+    def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        w, r = torch.zeros_like(scores), scores.double()
+        for group in groups[valid].unique():
+            rows = valid & (groups == group)
+            std = r[rows if self.spread == "prompt" else valid].std(correction=0)
+            if std > 1e-6 * r[valid].abs().amax():
+                w[rows] = ((r[rows] - r[rows].mean()) / std).clamp(-self.clip, self.clip).to(w)
+        return self.tau * w
+
+
 def _normalised_exp(logits: Tensor, valid: Tensor) -> Tensor:
     """`n softmax(logits)` over the n valid entries, 0 elsewhere; never overflows."""
     if not valid.any():
@@ -161,4 +198,6 @@ def build_weighting(config: WeightingConfig) -> Weighting:
             return TopK(config.fraction)
         case AdvantageConfig():
             return Advantage(config.tau, config.clip)
+        case GroupAdvantageConfig():
+            return GroupAdvantage(config.tau, config.clip, config.spread)
     raise TypeError(f"expected a weighting's configuration, got {type(config).__name__}")
