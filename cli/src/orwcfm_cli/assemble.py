@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from orwcfm_core.backbone import Backbone
-from orwcfm_core.config import JudgeChoice, RunConfig
+from orwcfm_core.config import JudgeChoice, JudgeConfig, RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.events import Callbacks
 from orwcfm_core.objective import Objective, Term
@@ -30,7 +30,7 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
     # Seeds what a component initialises itself; everything after that draws from the state's own generator.
     torch.manual_seed(config.train.seed)
     backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
-    terms = [Term(**_judge(choice), **choice.term.model_dump(exclude={"on_error"})) for choice in config.rewards]
+    terms = [Term(**_judge(choice), **choice.term.model_dump(exclude={*JudgeConfig.model_fields})) for choice in config.rewards]
     heldout = [Judge(**_judge(choice)) for choice in config.heldout]
     regularizers = {choice.name: choice.plugin.build(choice.config, Regularizer) for choice in config.regs}
     components = Components(
