@@ -30,7 +30,10 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
     # Seeds what a component initialises itself; everything after that draws from the state's own generator.
     torch.manual_seed(config.train.seed)
     backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
-    terms = [Term(**_judge(choice), **choice.term.model_dump(exclude={*JudgeConfig.model_fields})) for choice in config.rewards]
+    terms = [
+        Term(**_judge(choice), **choice.term.model_dump(exclude={*JudgeConfig.model_fields}))
+        for choice in config.rewards
+    ]
     heldout = [Judge(**_judge(choice)) for choice in config.heldout]
     regularizers = {choice.name: choice.plugin.build(choice.config, Regularizer) for choice in config.regs}
     components = Components(
@@ -63,7 +66,7 @@ def _judge(choice: JudgeChoice) -> dict[str, Any]:
         "name": choice.name,
         "reward": choice.plugin.build(choice.config, Reward),
         "points": spec.accepts == "points",
-        "probability": spec.value_range == (0.0, 1.0),
+        "probability": spec.probability,
         "on_error": OnError.parse(choice.term.on_error),
     }
 

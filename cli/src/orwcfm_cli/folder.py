@@ -10,6 +10,7 @@ from typing import Any
 
 from orwcfm_core.config import SECTIONS, RunConfig
 from orwcfm_core.errors import UserError
+from orwcfm_core.layers import layered
 from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
 
@@ -128,9 +129,7 @@ class RunFolder:
                 f"{', '.join(fixed)}: cannot change under way: it would be another run; start a new one "
                 f"(what can change: {', '.join(sorted(CHANGEABLE))}, callback)"
             )
-        merged = {s: {**written.get(s, {}), **changes.get(s, {})} for s in {**written, **changes}}
-        if "name" in changes.get("callback", {}):
-            merged["callback"] = dict(changes["callback"])
+        merged = layered(written, changes)
         return resolve(merged, Registry())
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:

@@ -128,11 +128,6 @@ class _Reader:
             remote = RemotePlugin(name, environment, term.timeout or 600.0)
             # The absolute path, so that the run can be resumed from anywhere.
             return self.choice(Asked(f"{name}@{remote.python}", asked.label, own), "reward", below, remote)
-        if term.timeout:
-            self.errors.append(
-                f"{asked.label}.timeout: only a reward in an environment of its own has a time limit; name one as "
-                f"{asked.name}@PATH"
-            )
         return self.choice(Asked(asked.text, asked.label, own), "reward", below)
 
     def choice(
@@ -190,8 +185,10 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     suggested, conditional = _suggestions(backbone, given)
     combine = reader.options("reward", CombineConfig, "reward", reader.take("reward", "combine"))
     rewards = reader.rewards(suggested)
-    prompts = given or (suggested.prompts if conditional or any(map(_reads_prompts, rewards)) else ()) or ("",)
-    heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested)
+    named = reader.judges("none", suggested) if "name" in tables.get("heldout", {}) else None
+    reads = conditional or any(map(_reads_prompts, [*rewards, *(named or ())]))
+    prompts = given or (suggested.prompts if reads else ()) or ("",)
+    heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested) if named is None else named
     regs = reader.several("reg", "regularizer", "w2", "alpha")
     weighting = reader.named("weighting", WEIGHTINGS, "advantage")
     sampler = reader.named("sampler", SAMPLERS, "euler", suggested.run.get("sampler"))
@@ -203,8 +200,9 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
             f"reward.prompt: {len(prompts)} prompts, but backbone '{backbone.name}' is unconditional here: it could "
             "not tell which one to draw; give one prompt, or a conditional backbone (backbone.conditional=true)"
         )
+    reader.errors += _idle_limits("reward", rewards) + _idle_limits("heldout", heldout)
     reader.errors += _misfits(backbone, rewards, heldout) + _geometry(trainer, len(prompts))
-    reader.errors += _uncombinable(combine, rewards)
+    reader.errors += _uncombinable(combine, rewards) + _short_windows(trainer, rewards)
     if reader.errors:
         raise UserError("\n".join(reader.errors))
     assert backbone
@@ -284,6 +282,27 @@ def _geometry(trainer: Choice | None, prompts: int) -> list[str]:
             "compared; set train.group to draw fewer prompts in a round, or more train.samples"
         ]
     return []
+
+
+def _idle_limits(section: str, choices: Sequence[JudgeChoice]) -> list[str]:
+    """A time limit where no reward is in an environment of its own."""
+    if any(isinstance(choice.plugin, RemotePlugin) for choice in choices):
+        return []
+    return [
+        f"{section}.timeout: only a reward in an environment of its own has one; name it as {choice.name}@PATH"
+        for choice in choices
+        if choice.term.timeout
+    ][:1]
+
+
+def _short_windows(trainer: Choice | None, rewards: Sequence[RewardChoice]) -> list[str]:
+    """Windows that would hold but a part of a round: the last prompts' samples."""
+    samples = trainer.config.samples if trainer and isinstance(trainer.config, TrainConfig) else 0
+    return [
+        f"reward.{reward.name}.window: expected at least a round's samples, {samples}, got {reward.term.window}"
+        for reward in rewards
+        if reward.term.normalise == "z-score" and reward.term.window < samples
+    ]
 
 
 def _reads_prompts(reward: Choice) -> bool:
