@@ -166,6 +166,12 @@ def _check(kind: str, name: str) -> None:
         raise UserError(f"name '{name}': leave out {prefix}, the distribution gets it by itself")
     if name == "none":
         raise UserError("name 'none': it stands for no component at all; choose another name")
+    from orwcfm_core.plugin import RESERVED
+
+    if name in RESERVED:
+        raise UserError(
+            f"name '{name}': it belongs to the run, as {', '.join(sorted(RESERVED))} do; choose another name"
+        )
     _check_unused(kind, name)
 
 

@@ -16,11 +16,13 @@ from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.evaluation import evaluate
 from orwcfm_core.memory import fitting
+from orwcfm_core.registry import unforeseen
 from orwcfm_core.reward import Judge
 from orwcfm_core.sampler import build_sampler
 from orwcfm_core.trainer import State, autocast, choose_precision, draw
 
 from orwcfm_cli.assemble import assemble, build_callbacks, choose_device
+from orwcfm_cli.culprit import culprit
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import noise_of, save_round, shared
@@ -45,13 +47,14 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
     """
     folder = RunFolder.choose(out, config)
     callbacks = build_callbacks(config)
-    trainer, state = assemble(config)
     with Display(config.train.rounds, done=0) as display:
-        notes = _notes(state, config)
-        for name, text in notes.items():
-            display.note(f"{name.replace('_', ' ')}: {text}")
-        # Before anything is written: a reward that cannot score these prompts says so here.
-        reference = evaluate(state, config.train.eval_samples)
+        with unforeseen(lambda e: culprit(e, config)):
+            trainer, state = assemble(config)
+            notes = _notes(state, config)
+            for name, text in notes.items():
+                display.note(f"{name.replace('_', ' ')}: {text}")
+            # Before anything is written: a reward that cannot score these prompts says so here.
+            reference = evaluate(state, config.train.eval_samples)
         for line in scale_report(reference, config):
             display.note(line)
         folder.make()

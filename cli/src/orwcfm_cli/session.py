@@ -13,9 +13,11 @@ from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.evaluation import evaluate
 from orwcfm_core.events import CallbackError, Callbacks, Run
+from orwcfm_core.registry import unforeseen
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer
 from safetensors.torch import save_file
 
+from orwcfm_cli.culprit import culprit
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import save_round
@@ -68,10 +70,11 @@ class Session:
             SystemExit: A signal ended it, after saving; the code is 128 plus the signal's number.
         """
         try:
-            self.callbacks.run_start(self.run, self.reference)
-            stopped_by = self._rounds()
-            result = {} if stopped_by else evaluate(self.state, self.config.train.eval_samples)
-        except (RunError, UserError) as e:
+            with unforeseen(lambda e: culprit(e, self.config)):
+                self.callbacks.run_start(self.run, self.reference)
+                stopped_by = self._rounds()
+                result = {} if stopped_by else evaluate(self.state, self.config.train.eval_samples)
+        except (RunError, UserError, OSError) as e:
             self._rescue(e)
             with suppress(CallbackError):
                 self.callbacks.run_end(self.run, "failed", {})

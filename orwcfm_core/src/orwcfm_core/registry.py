@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +30,7 @@ from orwcfm_core.plugin import (
     TrainerSpec,
 )
 
-__all__ = ["ALLOW", "BASES", "STRICT", "Plugin", "Registry", "blame", "imported", "unmet"]
+__all__ = ["ALLOW", "BASES", "STRICT", "Plugin", "Registry", "blame", "imported", "unforeseen", "unmet"]
 
 ALLOW = "ORWCFM_PLUGINS"
 """Environment variable: names of the plugins or distributions that may be used, separated by commas; unset means all,
@@ -72,6 +72,22 @@ def blame(what: str, error: type[UserError] | type[RunError]) -> Iterator[None]:
     except BaseException as e:
         reason = " ".join(str(e).split()) or "no message"
         raise error(f"{what}: {type(e).__name__}: {reason}") from e
+
+
+@contextmanager
+def unforeseen(whose: Callable[[BaseException], str]) -> Iterator[None]:
+    """Turn what nobody foresaw, in the midst of a run, into one line that names the plugin; the rest passes.
+
+    Args:
+        whose: Says where an exception comes from.
+    """
+    try:
+        yield
+    except (UserError, RunError, OSError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as e:
+        reason = " ".join(str(e).split()) or "no message"
+        raise RunError(f"{whose(e)}: {type(e).__name__}: {reason}") from e
 
 
 @dataclass(frozen=True)
