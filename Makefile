@@ -34,7 +34,7 @@ check: .venv/complete
 test: check
 
 bench: .venv/complete
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf .venv

@@ -27,10 +27,13 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
         UserError: A component cannot be built, or the device does not exist.
     """
     torch.set_flush_denormal(True)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
     # Seeds what a component initialises itself; everything after that draws from the state's own generator.
     torch.manual_seed(config.train.seed)
     backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
-    terms = [Term(**_judge(choice), **choice.term.model_dump(exclude={"on_error"})) for choice in config.rewards]
+    own = {"on_error", "timeout"}
+    terms = [Term(**_judge(choice), **choice.term.model_dump(exclude=own)) for choice in config.rewards]
     heldout = [Judge(**_judge(choice)) for choice in config.heldout]
     regularizers = {choice.name: choice.plugin.build(choice.config, Regularizer) for choice in config.regs}
     components = Components(

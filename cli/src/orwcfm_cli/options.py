@@ -49,7 +49,7 @@ def read_toml(path: Path) -> Tables:
     """
     try:
         tables = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"cannot read configuration {path}: {e}") from e
     for section, table in tables.items():
         if not isinstance(table, dict):
@@ -78,5 +78,5 @@ def _decode(setting: str, value: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"--set {setting}: a value that starts with '{value[0]}' must be JSON: {e}") from e

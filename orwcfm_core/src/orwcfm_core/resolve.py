@@ -64,9 +64,7 @@ class _Reader:
         table = self.tables.get(section, {})
         return {option: table.pop(option)} if option in table else {}
 
-    def component(
-        self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None
-    ) -> Choice | None:
+    def component(self, section: str, kind: str, default: str, below: Mapping[str, Any] | None = None) -> Choice | None:
         """Choose the one plugin of a section."""
         asked = Asked(str(self.pop(section, "name", default)), section, self.tables.get(section, {}))
         return self.choice(asked, kind, below)
@@ -208,11 +206,16 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     reader.errors += _misfits(backbone, rewards, heldout) + _geometry(trainer, len(prompts))
     reader.errors += _uncombinable(combine, rewards)
     if reader.errors:
-        raise UserError("\n".join(reader.errors))
+        raise UserError("\n".join(map(_line, reader.errors)))
     assert backbone
     assert combine
     assert trainer
     return RunConfig(backbone, rewards, combine, heldout, regs, trainer, callbacks, weighting, sampler, prompts)
+
+
+def _line(text: str) -> str:
+    """A text in one line, whatever the names in it are made of."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _located(text: str) -> tuple[str, str]:

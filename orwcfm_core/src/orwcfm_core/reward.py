@@ -147,11 +147,11 @@ def score(
             break
         except RunError as e:
             if left:
-                log.warning("%s; trying again", e)
+                log.warning("%s; trying again", str(e))
             elif strict:
                 raise
             else:
-                log.warning("%s: %s", e, _consequence(on_error))
+                log.warning("%s: %s", str(e), _consequence(on_error))
                 values = torch.zeros(len(images), device=images.device)
                 valid = bad = torch.ones_like(values, dtype=torch.bool)
     if on_error.action == "penalise":
