@@ -33,6 +33,9 @@ _FLAGS = {
     "early_stop": "train.early_stop",
     "seed": "train.seed",
     "device": "train.device",
+    "precision": "train.precision",
+    "compile": "train.compile",
+    "threads": "train.threads",
 }
 """Which option each fixed flag of `run` sets."""
 
@@ -71,6 +74,9 @@ def cli(no_plugins: bool) -> None:
 )
 @click.option("--seed", help="Seed of all random numbers (train.seed).")
 @click.option("--device", help="auto, cpu, cuda, ... (train.device).")
+@click.option("--precision", help="auto, fp32, bf16, fp16 (train.precision).")
+@click.option("--compile", flag_value="true", default=None, help="Compile the networks (train.compile).")
+@click.option("--threads", help="Threads of the CPU (train.threads).")
 @click.option("--prompt", multiple=True, help="Prompt; may be given several times.")
 @click.option("--callback", multiple=True, help="What is told of the run's events; several times for several.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.OPTION=VALUE", help="Set any option.")
@@ -189,7 +195,7 @@ def main() -> None:
         click.echo("interrupted; what a run has saved stays, and orwcfm resume goes on with it", err=True)
         sys.exit(130)
     except (UserError, RunError) as e:
-        for line in str(e).splitlines():
+        for line in str(e).split("\n"):
             click.echo(f"error: {line}", err=True)
         sys.exit(e.exit_code)
     except OSError as e:

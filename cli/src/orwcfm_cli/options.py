@@ -52,7 +52,7 @@ def read_toml(path: Path) -> Tables:
     """
     try:
         tables = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"cannot read configuration {path}: {e}") from e
     for section, table in tables.items():
         if not isinstance(table, dict):
@@ -81,7 +81,7 @@ def _decode(setting: str, value: str) -> Any:
         return value
     try:
         decoded = json.loads(value)
-    except (json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"--set {setting}: a value that starts with '{value[0]}' must be JSON: {e}") from e
     if _has_null(decoded):
         raise UserError(f"--set {setting}: null cannot be written to a configuration; leave it out")

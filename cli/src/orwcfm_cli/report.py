@@ -13,7 +13,7 @@ from typing import Any
 
 from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import Guide, Mark, Series, Trail, line_chart, number, plane, spans_decades
-from orwcfm_cli.report_data import Picture, RunRecord, read_run, running_mean
+from orwcfm_cli.report_data import Picture, RunRecord, finite, read_run, running_mean
 from orwcfm_cli.report_metrics import ALPHA, Metric, metrics_of
 from orwcfm_cli.report_verdict import Verdict, judge, measure_name, plain
 
@@ -88,6 +88,9 @@ def _unfinished(run: RunRecord) -> str:
     done = run.numbers[-1] if run.rounds else 0
     if done >= run.planned:
         return ""
+    if run.final:
+        best = number(run.end("round") or 0.0)
+        return f"<p>Stopped after {done} of {run.planned} rounds; the result is round {best}, the best of them.</p>"
     command = escape(shlex.join(["orwcfm", "resume", run.name]))
     return f"<p>{done} of {run.planned} rounds are done. To go on: <code>{command}</code></p>"
 
@@ -288,17 +291,17 @@ def _number_row(run: RunRecord, metric: Metric) -> str:
 
 def _scales(run: RunRecord) -> str:
     """How several rewards compare on the reference's samples."""
-    measured, correlations = run.reference.get("rewards"), run.reference.get("correlations")
-    if not isinstance(measured, Mapping) or not isinstance(correlations, Mapping) or len(measured) < 2:
+    measured, correlations = (_tables(run.reference.get(key)) for key in ("rewards", "correlations"))
+    if len(measured) < 2:
         return ""
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{DASH if scale.get(key) is None else number(scale[key])}</td>" for key in ("mean", "std"))
+        + "".join(f"<td>{_or_dash(scale.get(key))}</td>" for key in ("mean", "std"))
         + "</tr>"
         for name, scale in measured.items()
     )
     pairs = [
-        f"{first} and {second} {DASH if value is None else number(value)}"
+        f"{first} and {second} {_or_dash(value)}"
         for first, others in correlations.items()
         for second, value in others.items()
     ]
@@ -307,6 +310,16 @@ def _scales(run: RunRecord) -> str:
         '<th scope="col">Reward</th><th scope="col">Mean</th><th scope="col">Spread</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>\n<p class=soft>Correlation: {escape('; '.join(pairs))}.</p>"
     )
+
+
+def _tables(value: Any) -> dict[str, Mapping[str, Any]]:
+    """Those of a table's entries that are tables themselves."""
+    return {k: v for k, v in value.items() if isinstance(v, Mapping)} if isinstance(value, Mapping) else {}
+
+
+def _or_dash(value: Any) -> str:
+    known = finite(value)
+    return DASH if known is None else number(known)
 
 
 def _terms(run: RunRecord, metrics: Sequence[Metric]) -> str:

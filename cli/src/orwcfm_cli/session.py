@@ -5,16 +5,19 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
-from orwcfm_core.checkpoint import best_checkpoint, forget_after, load_checkpoint, save_checkpoint
+import torch
+from orwcfm_core.checkpoint import best_checkpoint, best_round, forget_after, load_checkpoint, save_checkpoint
 from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.evaluation import evaluate
 from orwcfm_core.events import CallbackError, Callbacks, Run
 from orwcfm_core.registry import unforeseen
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from orwcfm_cli.culprit import culprit
@@ -67,35 +70,40 @@ class Session:
 
         Raises:
             RunError: The run failed.
-            SystemExit: A signal ended it, after saving; the code is 128 plus the signal's number.
+            SystemExit: A signal ended it; the code is 128 plus the signal's number.
         """
+        with _Signals(self._patience) as signals:
+            try:
+                return self._go_on(signals)
+            except KeyboardInterrupt:
+                self.display.note(f"stopped at once; go on from what is saved: orwcfm resume {self.folder.path}")
+                raise SystemExit(128 + signals.caught) from None
+
+    def _go_on(self, signals: _Signals) -> dict[str, Any]:
         try:
             with unforeseen(lambda e: culprit(e, self.config)):
                 self.callbacks.run_start(self.run, self.reference)
-                stopped_by = self._rounds()
-                result = {} if stopped_by else evaluate(self.state, self.config.train.eval_samples)
+                self._rounds(signals)
+                result = {} if signals.caught else evaluate(self.state, self.config.train.eval_samples)
         except (RunError, UserError, OSError) as e:
             self._rescue(e)
             with suppress(CallbackError):
                 self.callbacks.run_end(self.run, "failed", {})
             raise
-        if stopped_by:
+        if signals.caught:
             self._keep("interrupted")
             self.callbacks.run_end(self.run, "interrupted", {})
-            raise SystemExit(128 + stopped_by)
+            raise SystemExit(128 + signals.caught)
         self.folder.write_json("final.json", {"round": self.state.round, **result})
         report = write_report(self.folder.path)
         self.callbacks.run_end(self.run, "done", result)
         return {**result, "run": str(self.folder.path), "report": str(report)}
 
-    def _rounds(self) -> int:
-        """Do the rounds that are left; returns the signal that ended them, or 0."""
-        with _interruptible() as caught:
-            while self.state.round < self.config.train.rounds and not self._past_the_best():
-                if caught():
-                    return caught()
+    def _rounds(self, signals: _Signals) -> None:
+        """Do the rounds that are left, until a signal comes."""
+        with signals.waiting():
+            while self.state.round < self.config.train.rounds and not signals.caught and not self._past_the_best():
                 self._round()
-        return 0
 
     def _round(self) -> None:
         train = self.config.train
@@ -110,30 +118,34 @@ class Session:
             save_round(self.state, self.folder, self.config)
         self.callbacks.round_end(self.run, metrics)
         if self.state.round % train.checkpoint_every == 0 or last:
-            checkpoint = self._save()
+            checkpoint = self._save(quality(self.rounds))
             self.callbacks.checkpoint(self.run, checkpoint)
 
-    def _save(self) -> Any:
-        return save_checkpoint(self.state, self.folder.checkpoints, self.config.train.keep, quality(self.rounds))
+    def _save(self, quality: float | None) -> Path:
+        self.folder.flush_metrics()
+        return save_checkpoint(self.state, self.folder.checkpoints, self.config.train.keep, quality)
 
     def _past_the_best(self) -> bool:
         """Whether the judge has seen nothing better for too long; if so, the run goes back to its best checkpoint."""
-        best = best_checkpoint(self.folder.checkpoints) if self.config.train.early_stop else None
-        if best is None:
+        folder, patience, now = self.folder.checkpoints, self.config.train.early_stop, self.state.round
+        best = best_round(folder) if patience else None
+        if best is None or now - best < patience:
             return False
-        best_round, now = int(best.name.removeprefix("round_")), self.state.round
-        if now - best_round < self.config.train.early_stop:
+        found = best_checkpoint(folder)
+        # None, or another one, where that of the best round turns out to be damaged.
+        if found is None or best_round(folder) != best:
             return False
-        load_checkpoint(self.state, best)
-        forget_after(self.folder.checkpoints, best)
-        self.display.note(f"stopped after round {now}: nothing was better than round {best_round}, which is the result")
+        load_checkpoint(self.state, found)
+        forget_after(folder, found)
+        self.display.note(f"stopped after round {now}: nothing was better than round {best}, which is the result")
         return True
 
     def _keep(self, why: str) -> None:
         """Save where the run stands, and say how to go on."""
-        self._save()
-        write_report(self.folder.path)
+        # Of no quality where none was due: a run that was never interrupted would not have it to go back to.
         done = self.state.round
+        self._save(quality(self.rounds) if done % self.config.train.checkpoint_every == 0 else None)
+        write_report(self.folder.path)
         self.display.note(f"{why} and saved after round {done}; go on with: orwcfm resume {self.folder.path}")
 
     def _rescue(self, error: Exception) -> None:
@@ -143,24 +155,58 @@ class Session:
             self._keep("stopped by a callback")
         if isinstance(error, SkippedTooOften):
             file = self.folder.path / "failed" / f"round_{self.state.round + 1:04d}.safetensors"
-            file.parent.mkdir(exist_ok=True)
-            save_file({name: tensor.contiguous().cpu() for name, tensor in error.inputs.items()}, file)
-            self.display.note(f"what the last update was to work on is in {file}")
+            try:
+                file.parent.mkdir(exist_ok=True)
+                # Copies: safetensors refuses tensors that share memory.
+                save_file(
+                    {name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in error.inputs.items()},
+                    file,
+                )
+            except (OSError, SafetensorError) as e:
+                self.display.note(f"what the last update was to work on could not be written to {file}: {e}")
+            else:
+                self.display.note(f"what the last update was to work on is in {file}")
+
+    def _patience(self) -> None:
+        self.display.note(f"round {self.state.round + 1} is finished and saved first; again: at once")
 
 
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], int]]:
-    """Let the first Ctrl-C (or SIGTERM) end the round and save; a second one ends at once."""
-    caught: list[int] = []
+class _Signals:
+    """SIGINT (Ctrl-C) and SIGTERM: while rounds are done, the first lets the round end; all others stop at once.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
+    Args:
+        say: Called when the end of a round is waited for.
+    """
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: caught[0] if caught else 0
-    finally:
-        for number, handler in before.items():
+    def __init__(self, say: Callable[[], None]) -> None:
+        self.say = say
+        self.caught = 0
+        self.patient = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # What started this process may have chosen that it ignores them.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self.before[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let the first one wait."""
+        self.patient = True
+        try:
+            yield
+        finally:
+            self.patient = False
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        first = not self.caught
+        self.caught = self.caught or number
+        if not (first and self.patient):
+            raise KeyboardInterrupt
+        self.say()

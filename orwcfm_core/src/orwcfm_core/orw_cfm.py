@@ -5,26 +5,57 @@ from __future__ import annotations
 import logging
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from orwcfm_core.backbone import Condition, select
+from orwcfm_core.backbone import Condition, VelocityField, select
 from orwcfm_core.coupling import couple
 from orwcfm_core.metrics import diversity, effective_sample_size, mean_and_std
 from orwcfm_core.objective import Objective, Scored
+from orwcfm_core.overlap import draw_and_score
 from orwcfm_core.regularizer import penalise
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer, repeat_condition
 
-__all__ = ["OrwCfm", "learning_rate", "stratified_times"]
+__all__ = ["OrwCfm", "Weighed", "learning_rate", "stratified_times"]
 
 log = logging.getLogger(__name__)
 
+_SUMS = ("loss", "penalty", "velocity_divergence")
+_ALL = slice(None)
+
+
+class Weighed(NamedTuple):
+    """What all updates of a round work on; N is samples times draws.
+
+    Args:
+        x_1: Samples, each as often as it is drawn for, `(N, *)`.
+        w: Their weights, `(N,)`.
+        condition: For N samples.
+        negative: Rows whose weight is negative, ascending, `(M,)`.
+        at: The same on the host, which thus need not ask the device how many fall into a micro-batch.
+    """
+
+    x_1: Tensor
+    w: Tensor
+    condition: Condition
+    negative: Tensor
+    at: Sequence[int]
+
+    @classmethod
+    def of(cls, x_1: Tensor, weights: Tensor, condition: Condition, draws: int) -> Weighed:
+        """Each sample `draws` times."""
+        w = weights.repeat_interleave(draws)
+        negative = (w < 0).nonzero().flatten()
+        x_1 = x_1.repeat_interleave(draws, dim=0)
+        return cls(x_1, w, repeat_condition(condition, draws), negative, negative.tolist())
+
 
 class Batch(NamedTuple):
-    """Points on the paths of one update; N is samples times draws.
+    """Points on the paths of one update, or of a micro-batch of it.
 
     Args:
         t: Times, `(N,)`.
@@ -32,6 +63,8 @@ class Batch(NamedTuple):
         u_t: Velocities of the paths, `x_1 - x_0`, `(N, *)`.
         w: Weights, `(N,)`.
         condition: For N samples.
+        negative: As in `Weighed`.
+        at: As in `Weighed`.
     """
 
     t: Tensor
@@ -39,10 +72,19 @@ class Batch(NamedTuple):
     u_t: Tensor
     w: Tensor
     condition: Condition
+    negative: Tensor
+    at: Sequence[int]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name."""
+        """What was drawn, by name."""
         return {"t": self.t, "x_t": self.x_t, "u_t": self.u_t, "w": self.w, **self.condition}
+
+    def part(self, start: int, stop: int) -> Batch:
+        """A micro-batch; the host waits for nothing."""
+        rows = slice(start, stop)
+        among = slice(bisect_left(self.at, start), bisect_left(self.at, stop))
+        drawn = (self.t[rows], self.x_t[rows], self.u_t[rows], self.w[rows], select(self.condition, rows))
+        return Batch(*drawn, self.negative[among] - start, [row - start for row in self.at[among]])
 
 
 class OrwCfm(Trainer):
@@ -74,20 +116,16 @@ class OrwCfm(Trainer):
         parts, config = state.components, self.config
         prompts, groups = self._prompts(state)
 
-        x_1, nfe = state.sample(state.noise(config.samples), prompts)
-        # A sample that is not a number gets weight 0, and 0 times it would still not be a number.
-        finite = x_1.flatten(1).isfinite().all(1)
-        x_1 = x_1.nan_to_num(0.0, 0.0, 0.0)
-        images = parts.backbone.to_images(x_1)
-        scored = parts.objective.score(x_1, images, prompts)
-        valid = scored.valid & finite
+        drawn = draw_and_score(state, state.noise(config.samples), prompts, config.overlap)
+        x_1, images, scored = drawn.x_1, drawn.images, drawn.scored
+        valid = scored.valid & drawn.finite
         weights = parts.weighting.weights(scored.signal, valid, groups)
 
-        condition = parts.backbone.encode(prompts)
+        weighed = Weighed.of(x_1, weights, parts.backbone.encode(prompts), config.draws)
         updates = range(config.updates) if valid.any() else ()
         if not updates:
             self._skip(state, config.updates, "no sample has a valid score", {"x_1": x_1})
-        trace = [self._update(state, x_1, weights, condition, i) for i in updates]
+        trace = [self._update(state, weighed, i) for i in updates]
         parts.objective.observe(scored.raw, valid)
         if trace:
             state.ema.update()
@@ -108,7 +146,7 @@ class OrwCfm(Trainer):
             **{key: done[-1][key] if done else None for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),
             "skipped": config.updates - len(done),
-            "nfe": nfe + sum(int(update["nfe"]) for update in trace),
+            "nfe": drawn.nfe + sum(int(update["nfe"]) for update in trace),
             "samples_per_second": config.samples / seconds,
             "seconds": seconds,
         }
@@ -131,21 +169,28 @@ class OrwCfm(Trainer):
             means[f"heldout_{judge.name}"] = mean_and_std(values[valid])[0]
         return means
 
-    def _update(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition, index: int) -> dict[str, Any]:
+    def _update(self, state: State, weighed: Weighed, index: int) -> dict[str, Any]:
         """One step of the optimiser on all samples of the round; skipped where it would end in something not finite."""
         step = state.round * self.config.updates + index
         lr = learning_rate(self.config, step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        batch = self._draw(state, x_1, weights, condition)
+        batch = self._draw(state, weighed)
         sums = state.fit(lambda micro_batch: self._backward(state, batch, micro_batch))
-        norm = float(torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm))
-        found = sums | {"grad_norm": norm, "lr": lr, "nfe": 2 * len(batch.t) + int((batch.w < 0).sum())}
-        if not math.isfinite(norm + sums["loss"]):
-            self._skip(state, 1, "the loss or its gradient is not finite", {"x_1": x_1, **batch.tensors()})
-            return found | {"loss": None}
-        state.optimizer.step()
-        state.skipped = 0
+        state.scaler.unscale_(state.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm)
+        # The only place in an update where the host waits for the device.
+        *totals, grad_norm = torch.cat([sums, norm.to(sums).view(1)]).tolist()
+        found: dict[str, Any] = {name: total / len(batch.t) for name, total in zip(_SUMS, totals, strict=True)}
+        found |= {"grad_norm": grad_norm, "lr": lr, "nfe": 2 * len(batch.t) + len(batch.at)}
+        finite = math.isfinite(grad_norm + found["loss"])
+        if finite:
+            state.optimizer.step()
+            state.skipped = 0
+        state.scaler.update()
+        if not finite:
+            self._skip(state, 1, "the loss or its gradient is not finite", {"x_1": weighed.x_1, **batch.tensors()})
+            found["loss"] = None
         return found
 
     def _skip(self, state: State, updates: int, why: str, inputs: Mapping[str, Tensor]) -> None:
@@ -164,56 +209,51 @@ class OrwCfm(Trainer):
                 inputs,
             )
 
-    def _backward(self, state: State, batch: Batch, micro_batch: int) -> dict[str, float]:
-        """Gradient of the mean loss over the batch; returns the means of loss, penalty and divergence."""
+    def _backward(self, state: State, batch: Batch, micro_batch: int) -> Tensor:
+        """Gradient of the mean loss over the batch; returns the sums of what `_SUMS` names, `(3,)`."""
         state.optimizer.zero_grad()
-        sums = {"loss": 0.0, "penalty": 0.0, "velocity_divergence": 0.0}
+        sums = torch.zeros(len(_SUMS), device=state.device)
         for start in range(0, len(batch.t), micro_batch):
-            rows = torch.arange(start, min(start + micro_batch, len(batch.t)), device=state.device)
-            losses = self._losses(state, batch, rows)
-            (losses["loss"].sum() / len(batch.t)).backward()
-            for name in sums:
-                sums[name] += float(losses[name].detach().sum()) / len(batch.t)
+            losses = self._losses(state, batch.part(start, min(start + micro_batch, len(batch.t))))
+            state.scaler.scale(losses["loss"].sum() / len(batch.t)).backward()
+            sums += torch.stack([losses[name].detach().float().sum() for name in _SUMS])
         return sums
 
-    def _draw(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition) -> Batch:
+    def _draw(self, state: State, weighed: Weighed) -> Batch:
         """Draw times and noise for every sample."""
-        draws = self.config.draws
-        x_1 = x_1.repeat_interleave(draws, dim=0)
+        x_1 = weighed.x_1
         x_0 = couple(self.config.coupling, state.noise(len(x_1)), x_1)
         t = stratified_times(len(x_1), state.generator)
         s = t.view(-1, *[1] * (x_1.ndim - 1))
-        w = weights.repeat_interleave(draws)
-        return Batch(t, (1 - s) * x_0 + s * x_1, x_1 - x_0, w, repeat_condition(condition, draws))
+        return Batch(t, (1 - s) * x_0 + s * x_1, x_1 - x_0, *weighed[1:])
 
-    def _losses(self, state: State, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
-        """Loss, penalty and divergence of some rows, each `(B,)`."""
+    def _losses(self, state: State, batch: Batch) -> dict[str, Tensor]:
+        """Loss, penalty and divergence of a micro-batch, each `(B,)`."""
         backbone, regularizer = state.components.backbone, state.components.regularizer
         with torch.no_grad():
-            v_ref = self._velocity(state, backbone.reference(), batch, rows)
-            y_t = self._targets(state, batch, v_ref, rows)
-        v = self._velocity(state, backbone.policy(), batch, rows)
-        w = batch.w[rows]
-        penalty = penalise(regularizer, v, v_ref, batch.t[rows], batch.x_t[rows], w)
+            v_ref = self._velocity(state, backbone.reference(), batch)
+            y_t = self._targets(state, batch, v_ref)
+        v = self._velocity(state, backbone.policy(), batch)
+        penalty = penalise(regularizer, v, v_ref, batch.t, batch.x_t, batch.w)
         return {
-            "loss": w.abs() * _mean_square(v - y_t) + regularizer.alpha * penalty,
+            "loss": batch.w.abs() * _mean_square(v - y_t) + regularizer.alpha * penalty,
             "penalty": penalty,
             "velocity_divergence": _mean_square(v.detach() - v_ref),
         }
 
-    def _targets(self, state: State, batch: Batch, v_ref: Tensor, rows: Tensor) -> Tensor:
-        """What the policy regresses to at some rows, `(B, *)`."""
-        y_t = batch.u_t[rows].clone()
-        negative = (batch.w[rows] < 0).nonzero().flatten()
-        if len(negative):
-            with state.ema.swapped():
-                v_old = self._velocity(state, state.components.backbone.policy(), batch, rows[negative])
-            away, limit = v_old - y_t[negative], _mean_square(v_ref[negative] - y_t[negative])
-            c = (limit / _mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
-            y_t[negative] = v_old + c.view(-1, *[1] * (away.ndim - 1)) * away
+    def _targets(self, state: State, batch: Batch, v_ref: Tensor) -> Tensor:
+        """What the policy regresses to, `(B, *)`."""
+        if not batch.at:
+            return batch.u_t
+        y_t, rows = batch.u_t.clone(), batch.negative
+        with state.ema.swapped():
+            v_old = self._velocity(state, state.components.backbone.policy(), batch, rows)
+        away, limit = v_old - y_t[rows], _mean_square(v_ref[rows] - y_t[rows])
+        c = (limit / _mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
+        y_t[rows] = v_old + c.view(-1, *[1] * (away.ndim - 1)) * away
         return y_t
 
-    def _velocity(self, state: State, field: Any, batch: Batch, rows: Tensor) -> Tensor:
+    def _velocity(self, state: State, field: VelocityField, batch: Batch, rows: Tensor | slice = _ALL) -> Tensor:
         with state.autocast():
             return field.velocity(batch.t[rows], batch.x_t[rows], select(batch.condition, rows)).float()
 

@@ -204,11 +204,16 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     reader.errors += _misfits(backbone, rewards, heldout) + _geometry(trainer, len(prompts))
     reader.errors += _uncombinable(combine, rewards) + _short_windows(trainer, rewards)
     if reader.errors:
-        raise UserError("\n".join(reader.errors))
+        raise UserError("\n".join(map(_line, reader.errors)))
     assert backbone
     assert combine
     assert trainer
     return RunConfig(backbone, rewards, combine, heldout, regs, trainer, callbacks, weighting, sampler, prompts)
+
+
+def _line(text: str) -> str:
+    """A text in one line, whatever the names in it are made of."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _located(text: str) -> tuple[str, str]:
