@@ -86,8 +86,8 @@ def test_a_good_plugin_passes_all(bright: Bright) -> None:
 
 WRONG = {
     "heavy": ("from pydantic", "import torch\nfrom pydantic", "light_module", "imports numpy, torch"),
-    "no summary": ('"Share of bright pixels."', '""', "described", "expected one line"),
-    "two lines": ("Share of bright", "Share\\nof bright", "described", "expected one line"),
+    "no summary": ('"Share of bright pixels."', '""', "loads", "summary is not one line of text"),
+    "two lines": ("Share of bright", "Share\\nof bright", "loads", "summary is not one line of text"),
     "no description": (', description="A pixel above this is bright."', "", "described", "threshold: give Field"),
     "reserved": (
         "    threshold: float",
