@@ -13,7 +13,7 @@ from orwcfm_core.errors import RunError, UserError
 
 from orwcfm_cli.doctor import doctor
 from orwcfm_cli.new import new
-from orwcfm_cli.output import as_json
+from orwcfm_cli.output import as_json, reserve_stdout
 from orwcfm_cli.plugins import plugins
 
 __all__ = ["cli", "main"]
@@ -186,6 +186,7 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line; every mistake ends in one line and an exit code."""
+    reserve_stdout()
     try:
         cli(standalone_mode=False)
     except click.ClickException as e:

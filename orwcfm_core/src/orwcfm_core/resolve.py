@@ -122,7 +122,7 @@ class _Reader:
         """Choose a reward, here or in an environment of its own, with the backbone's suggestions for it."""
         own = dict(asked.options)
         python = own.pop("python", None)
-        name, environment = (asked.text, str(python)) if python else _located(asked.text)
+        name, environment = (asked.text, str(python)) if python else located(asked.text)
         below = suggested.rewards.get(asked.name, {})
         if environment:
             remote = RemotePlugin(name, environment, term.timeout or 600.0)
@@ -216,7 +216,7 @@ def _line(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def _located(text: str) -> tuple[str, str]:
+def located(text: str) -> tuple[str, str]:
     """`NAME@ENVIRONMENT` or `NAME@DIST@ENVIRONMENT` as name and environment, which is empty where there is none."""
     name, _, where = text.partition("@")
     dist, at, rest = where.partition("@")
