@@ -31,14 +31,47 @@ FLAGS = (
     *("--json", "--help", "-h", "--version", "--no-plugins", "--count", "--reference", "--nonsense", "--", "-x"),
 )
 
-# What a command line can carry: no NUL; bytes that are no UTF-8 arrive as surrogates.
-ODD_TEXT = st.text(st.characters(exclude_characters="\0"), max_size=12)
+# What a command line can carry: no NUL; bytes that are no UTF-8 arrive as surrogates. A message is a line.
+ODD_TEXT = st.text(st.characters(exclude_characters="\0\r\n"), max_size=12)
 WORDS = st.sampled_from(
     (
-        *("", " ", "0", "-1", "1", "2", "8", "1e4", "0.5", "nan", "inf", "-inf", "true", "no", "1_000", "0x10", "1e999"),
+        *(
+            "",
+            " ",
+            "0",
+            "-1",
+            "1",
+            "2",
+            "8",
+            "1e4",
+            "0.5",
+            "nan",
+            "inf",
+            "-inf",
+            "true",
+            "no",
+            "1_000",
+            "0x10",
+            "1e999",
+        ),
         *("a boot", "a bag", "footwear", "fail", "drop", "retry(2)", "penalise(-1)", "penalise(1e99)", "auto", "cpu"),
         *("sum", "product", "minimum", "z-score", "per-prompt", "fashion", "mnist", "small", "ViT-B-32", "gone.toml"),
-        *("[1, 2]", "[", "{", '{"a": 1}', "[[]]", '["w2", "kl"]', "w2:0.1", "w2:", ":", "@", "a@b", "9" * 400, "../x"),
+        *(
+            "[1, 2]",
+            "[",
+            "{",
+            '{"a": 1}',
+            "[[]]",
+            '["w2", "kl"]',
+            "w2:0.1",
+            "w2:",
+            ":",
+            "@",
+            "a@b",
+            "9" * 400,
+            "../x",
+            "\x1b[31m",
+        ),
     )
 )
 TEXTS = WORDS | st.sampled_from(NAMES) | ODD_TEXT
@@ -95,7 +128,8 @@ def command_lines(draw: Any) -> list[str]:
     command = draw(st.sampled_from(["run"] * 6 + ["resume", "sample", "report", "plugins", "new", "nonsense"]))
     rest = [word for part in draw(st.lists(ARGUMENTS, max_size=5)) for word in part]
     if command == "run":
-        return ["run", "--print-config", *rest] if "--" in rest else ["run", *rest, "--print-config"]
+        # In front, where no flag takes it for its value.
+        return ["run", "--print-config", *rest]
     if command == "plugins":
         return [command, draw(st.sampled_from(["list", "show", "nonsense"])), *rest]
     if command == "new":
@@ -153,7 +187,11 @@ EXTREMES: dict[str, list[Any]] = {
 def extremes(draw: Any) -> list[str]:
     """Settings of a small run that are all allowed, or nearly."""
     chosen = draw(st.lists(st.sampled_from(list(EXTREMES)), max_size=9, unique=True))
-    settings = [f"{option}={json.dumps(v) if isinstance(v, list) else v}" for option in chosen for v in [draw(st.sampled_from(EXTREMES[option]))]]
+    settings = [
+        f"{option}={json.dumps(v) if isinstance(v, list) else v}"
+        for option in chosen
+        for v in [draw(st.sampled_from(EXTREMES[option]))]
+    ]
     return [part for setting in settings for part in ("--set", setting)]
 
 
@@ -181,7 +219,11 @@ def mutated(data: bytes, seed: int, value: Any) -> bytes:
             case 4:
                 data = data[:at] + data[at : at + 80] + data[at:]
             case 5:
-                data = data[:at] + chance.choice([b"\n", b"[" * 5000, b'{"a":' * 3000, b"1e999", b"null", b"NaN"]) + data[at:]
+                data = (
+                    data[:at]
+                    + chance.choice([b"\n", b"[" * 5000, b'{"a":' * 3000, b"1e999", b"null", b"NaN"])
+                    + data[at:]
+                )
             case 6:
                 data = data[:at] + str(chance.choice([-1, 0, 10**30, 1.5])).encode() + data[at + 1 :]
     return data

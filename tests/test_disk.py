@@ -233,7 +233,9 @@ def test_metrics_that_somebody_edited_are_named_and_kept(run, line):
 
 def test_missing_metrics_are_said(run):
     (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines(keepends=True)[0])
-    assert "metrics.jsonl has no line of 3 of the rounds that are done" in here("resume", run, "--rounds", 5, code=0).err
+    assert (
+        "metrics.jsonl has no line of 3 of the rounds that are done" in here("resume", run, "--rounds", 5, code=0).err
+    )
     assert [row["round"] for row in rounds(run)] == [1, 5]
     here("resume", run, "--rounds", 6, code=0)
     assert [row["round"] for row in rounds(run)] == [1, 5, 6]

@@ -84,7 +84,17 @@ def test_a_signal_lets_the_round_end_and_saves(start, tmp_path, number, code):
 
 
 def test_a_second_signal_ends_at_once_and_loses_no_checkpoint(start, plugin, tmp_path):
-    args = (*POINTS, "--reward", "gate", "--rounds", 4, "--set", "train.checkpoint_every=1", "--set", "heldout.name=none")
+    args = (
+        *POINTS,
+        "--reward",
+        "gate",
+        "--rounds",
+        4,
+        "--set",
+        "train.checkpoint_every=1",
+        "--set",
+        "heldout.name=none",
+    )
     env = plugin("gate", GATE)
     child = start(*args, "--out", "run", **env)
     until((tmp_path / "call-2").exists, child)
