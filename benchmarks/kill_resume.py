@@ -4,8 +4,8 @@
 
 What is compared, bit for bit: weights, sampling policy, optimiser and generator states, and metrics.jsonl, but for the
 seconds. Rounds and moments are random; every other time the process is killed while it writes a checkpoint, which is
-seen by the temporary folder. Every process is a fork of this one, which has imported all that a run needs: a true process with
-a true SIGKILL, without the seconds that imports take.
+seen by the temporary folder. Every process is a fork of this one, which has imported all that a run needs: a true
+process with a true SIGKILL, without the seconds that imports take.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", choices=list(VARIANTS), default="plain")
-    parser.add_argument("--rounds", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=150)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     # In memory where that can be had: flushing hundreds of checkpoints to a disk would take most of the time.
@@ -103,20 +104,23 @@ def compare(args: Sequence[str], kills: int, seed: int) -> dict[str, Any]:
         raise SystemExit(f"the run that nobody disturbs ended with {code}: {Path('log').read_text()[-2000:]}")
     chance, killed = random.Random(seed), Path("killed")
     command, moments = [*args, "--out", "killed"], list[str]()
-    for number, round_number in enumerate(sorted(chance.choices(range(progress(Path("whole")) - 5), k=kills))):
+    # None so late that the run could end before it is killed.
+    last = progress(Path("whole")) - 50
+    for number, round_number in enumerate(sorted(chance.choices(range(last), k=kills))):
         process = fork(command)
-        wait_until(process, lambda least=round_number: progress(killed) >= least)
+        wait_until(process, partial(reached, killed, round_number))
         if number % 2:
             wait_until(process, lambda: any(killed.glob("checkpoints/.round_*[0-9]")))
         # Long enough for any part of a round, or, where that round is done already, of the start.
-        time.sleep(chance.uniform(0, 0.003 if number % 2 else 0.02 if progress(killed) <= round_number else 1))
+        time.sleep(chance.uniform(0, 0.003 if number % 2 else 0.02 if progress(killed) <= round_number else 0.4))
         os.kill(process, signal.SIGKILL)
         if (code := ended(process)) != -signal.SIGKILL:
             raise SystemExit(f"a run ended with {code} before it was killed: {Path('log').read_text()[-2000:]}")
         moments.append(f"after round {progress(killed)}, {[path.name for path in leftovers(killed)]}")
         # Killed before it wrote down what it is: only then is it a new run.
-        command = ["resume", "killed"] if (killed / "run.toml").exists() else [*args, "--out", f"{killed}"]
-        if command[0] == "run":
+        if (killed / "run.toml").exists():
+            command = ["resume", "killed"]
+        else:
             shutil.rmtree(killed, ignore_errors=True)
     met = ended(fork(command))
     different = [f"exit code {met}: {Path('log').read_text()[-2000:]}"] if met else differences(Path("whole"), killed)
@@ -172,6 +176,10 @@ def progress(run: Path) -> int:
         return (run / "metrics.jsonl").read_bytes().count(b"\n")
     except OSError:
         return 0
+
+
+def reached(run: Path, rounds: int) -> bool:
+    return progress(run) >= rounds
 
 
 def leftovers(run: Path) -> list[Path]:

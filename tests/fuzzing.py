@@ -31,8 +31,8 @@ FLAGS = (
     *("--json", "--help", "-h", "--version", "--no-plugins", "--count", "--reference", "--nonsense", "--", "-x"),
 )
 
-# What a command line can carry: no NUL; bytes that are no UTF-8 arrive as surrogates.
-ODD_TEXT = st.text(st.characters(exclude_characters="\0"), max_size=12)
+# What a command line can carry: no NUL; bytes that are no UTF-8 arrive as surrogates. A message is a line.
+ODD_TEXT = st.text(st.characters(exclude_characters="\0\r\n"), max_size=12)
 WORDS = st.sampled_from(
     (
         *(
@@ -56,7 +56,22 @@ WORDS = st.sampled_from(
         ),
         *("a boot", "a bag", "footwear", "fail", "drop", "retry(2)", "penalise(-1)", "penalise(1e99)", "auto", "cpu"),
         *("sum", "product", "minimum", "z-score", "per-prompt", "fashion", "mnist", "small", "ViT-B-32", "gone.toml"),
-        *("[1, 2]", "[", "{", '{"a": 1}', "[[]]", '["w2", "kl"]', "w2:0.1", "w2:", ":", "@", "a@b", "9" * 400, "../x"),
+        *(
+            "[1, 2]",
+            "[",
+            "{",
+            '{"a": 1}',
+            "[[]]",
+            '["w2", "kl"]',
+            "w2:0.1",
+            "w2:",
+            ":",
+            "@",
+            "a@b",
+            "9" * 400,
+            "../x",
+            "\x1b[31m",
+        ),
     )
 )
 TEXTS = WORDS | st.sampled_from(NAMES) | ODD_TEXT
@@ -113,7 +128,8 @@ def command_lines(draw: Any) -> list[str]:
     command = draw(st.sampled_from(["run"] * 6 + ["resume", "sample", "report", "plugins", "new", "nonsense"]))
     rest = [word for part in draw(st.lists(ARGUMENTS, max_size=5)) for word in part]
     if command == "run":
-        return ["run", "--print-config", *rest] if "--" in rest else ["run", *rest, "--print-config"]
+        # In front, where no flag takes it for its value.
+        return ["run", "--print-config", *rest]
     if command == "plugins":
         return [command, draw(st.sampled_from(["list", "show", "nonsense"])), *rest]
     if command == "new":

@@ -27,7 +27,8 @@ class Config(ComponentConfig):
 
 @hookimpl
 def orwcfm_rewards():
-    return [RewardSpec(name=n, summary="Fails.", config=Config, factory="moody_reward:Moody") for n in ("moody", "judge")]
+    names = ("moody", "judge")
+    return [RewardSpec(name=n, summary="Fails.", config=Config, factory="moody_reward:Moody") for n in names]
 """
 REWARD = """
 import os

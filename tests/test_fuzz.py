@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from commandline import POINTS, Done, here
 from fuzzing import SECTIONS, VALUES, assignments, check, command_lines, configurations, extremes, mutated
 from hypothesis import note
 from hypothesis import strategies as st
+from orwcfm_core.errors import printable
 from orwcfm_core.registry import Registry
 
 FILES = ("metrics.jsonl", "run.toml", "reference.json", "final.json", "checkpoints/round_0004/manifest.json")
@@ -54,10 +55,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(done: Path) -> Iterator[Path]:
+def run(done: Path) -> Path:
     """A copy of it."""
     shutil.copytree(done, "run")
-    yield Path("run")
+    return Path("run")
 
 
 def assert_clear(done: Done, names: Iterable[str]) -> None:
@@ -67,7 +68,7 @@ def assert_clear(done: Done, names: Iterable[str]) -> None:
     assert "Traceback" not in done.err + done.out
     if done.code:
         assert done.errors, "no line says what is wrong"
-        known = [name for name in names if name.strip()]
+        known = [printable(name) for name in names if name.strip()]
         for line in done.errors:
             assert len(line) > len("error: ")
             assert any(name in line for name in known), f"names nothing: {line}"
@@ -103,7 +104,7 @@ def test_command_lines(cases: int, run: Path) -> None:
         if args[0] == "resume" and "run" in args[1:]:
             # Rounds by the thousand are no mistake, but not to be waited for.
             args = [*args, "--rounds", "4"]
-        assert_clear(here(*args), [*SECTIONS, *args, "option", "command", "argument", "name", "run.toml"])
+        assert_clear(here(*args), [*SECTIONS, *args, "option", "command", "argument", "name", "configuration", "run.toml"])
 
     check(command_lines(), call, cases)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.errors import RunError, UserError, printable
 
 from orwcfm_cli.doctor import doctor
 from orwcfm_cli.new import new
@@ -197,8 +197,8 @@ def main() -> None:
         sys.exit(130)
     except (UserError, RunError) as e:
         for line in str(e).split("\n"):
-            click.echo(f"error: {line}", err=True)
+            click.echo(f"error: {printable(line)}", err=True)
         sys.exit(e.exit_code)
     except OSError as e:
-        click.echo(f"error: {e.filename or 'file'}: {e.strerror or e}", err=True)
+        click.echo(f"error: {printable(str(e.filename or 'file'))}: {e.strerror or e}", err=True)
         sys.exit(RunError.exit_code)

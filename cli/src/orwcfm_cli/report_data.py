@@ -17,7 +17,7 @@ __all__ = ["Picture", "RunRecord", "finite", "mean", "read_run", "running_mean"]
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_AVERAGED = 5
 LARGEST = 1e60
-"""What no metric reaches; squares of it are still numbers."""
+"""What no metric reaches; squares of it are still numbers. What is smaller than its inverse is 0."""
 NOT_OPTIONS = ("versions", "notes")
 
 
@@ -176,7 +176,7 @@ def finite(value: Any) -> float | None:
     """A number that can be counted with and drawn; None of anything else, for the files may have been edited."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
         return None
-    return float(value)
+    return float(value) if abs(value) * LARGEST > 1 else 0.0
 
 
 def _rounds(run: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -32,11 +32,10 @@ def quality(rounds: Sequence[Mapping[str, Any]]) -> float | None:
 
 def known(row: Mapping[str, Any], key: str) -> float | None:
     """A metric; None where it is missing, or nothing to count with: the file may have been edited."""
-    value = row.get(key)
-    try:
-        return float(value) if type(value) in (int, float) and math.isfinite(value) else None
-    except OverflowError:
-        return None
+    value: Any = row.get(key)
+    # An integer may be larger than any float.
+    counts = type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
+    return float(value) if counts else None
 
 
 class Watch:

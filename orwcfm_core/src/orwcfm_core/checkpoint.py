@@ -6,9 +6,9 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -274,11 +274,10 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def _quality(checkpoint: Path) -> float | None:
-    try:
-        quality = float(_manifest(checkpoint)["quality"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return quality if math.isfinite(quality) else None
+    quality: Any = _manifest(checkpoint).get("quality")
+    # Larger than any float is no quality either; of a bool, only a person could have made one.
+    known = type(quality) in (int, float) and -sys.float_info.max <= quality <= sys.float_info.max
+    return float(quality) if known else None
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from orwcfm_core.config import (
     TermConfig,
     TrainConfig,
 )
-from orwcfm_core.errors import UserError
+from orwcfm_core.errors import UserError, printable
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions
 from orwcfm_core.registry import Registry, blame
 from orwcfm_core.remote import RemotePlugin, is_environment
@@ -54,7 +54,7 @@ class _Reader:
         if not isinstance(given, list | tuple) or not all(isinstance(p, str) for p in given):
             self.errors.append(f"reward.prompt: expected a string or a list of strings, got {prompt!r}")
             return ()
-        if any("\ud800" <= letter <= "\udfff" for p in given for letter in p):
+        if not all(map(_is_unicode, given)):
             self.errors.append(f"reward.prompt: expected valid Unicode, got {prompt!r}")
             return ()
         return tuple(given)
@@ -121,8 +121,11 @@ class _Reader:
     def reward(self, asked: Asked, suggested: Suggestions, term: JudgeConfig) -> Choice | None:
         """Choose a reward, here or in an environment of its own, with the backbone's suggestions for it."""
         own = dict(asked.options)
-        python = own.pop("python", None)
-        name, environment = (asked.text, str(python)) if python else located(asked.text)
+        python = own.pop("python", "")
+        if not isinstance(python, str) or not _is_unicode(python + asked.text):
+            self.errors.append(f"{asked.label}.python: expected the path of an environment, got {python or asked.text!r}")
+            return None
+        name, environment = (asked.text, python) if python else located(asked.text)
         below = suggested.rewards.get(asked.name, {})
         if environment:
             remote = RemotePlugin(name, environment, term.timeout or 600.0)
@@ -204,16 +207,16 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     reader.errors += _misfits(backbone, rewards, heldout) + _geometry(trainer, len(prompts))
     reader.errors += _uncombinable(combine, rewards) + _short_windows(trainer, rewards)
     if reader.errors:
-        raise UserError("\n".join(map(_line, reader.errors)))
+        raise UserError("\n".join(map(printable, reader.errors)))
     assert backbone
     assert combine
     assert trainer
     return RunConfig(backbone, rewards, combine, heldout, regs, trainer, callbacks, weighting, sampler, prompts)
 
 
-def _line(text: str) -> str:
-    """A text in one line, whatever the names in it are made of."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written to a file; bytes on a command line that are no UTF-8 cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def located(text: str) -> tuple[str, str]:
