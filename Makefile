@@ -38,7 +38,7 @@ docs: .venv/complete
 	$(BIN)/python docs/generate.py
 
 bench: .venv/complete
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf .venv

@@ -72,8 +72,8 @@ def options(found: Sequence[Option]) -> Iterator[str]:
     """A table of options."""
     yield from ("| option | value | default | |", "|---|---|---|---|")
     for option in found:
-        description = option.description.replace("|", "\\|")
-        yield f"| `{option.name}` | {option.type} | {option.default} | {description} |"
+        cells = [f"`{option.name}`", option.type, option.default, option.description]
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def linked(reference: str) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import textwrap
 from difflib import ndiff
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from environments import ALONE, ROOT, TOOLS, environment_with, run
 from orwcfm_cli.new import render
 from orwcfm_core.plugin import RESERVED
 
+SEVERAL = (ROOT / "docs" / "several.md").read_text()
 PAGE = (ROOT / "docs" / "write-a-reward.md").read_text()
 WALK, _, MORE = PAGE.partition("## Scores that cannot be computed")
 FOLDER = "orwcfm-reward-bright-pixels"
@@ -36,10 +38,28 @@ def test_a_reward_is_at_most_30_own_lines():
     assert 10 <= len(typed) <= 30, "\n".join(typed)
 
 
-def test_the_page_names_every_generated_file_and_reserved_option():
+def test_the_page_names_every_generated_file():
     for path in render("reward", "bright-pixels"):
         assert f"`{path}`" in PAGE or f"`{Path(path).name}`" in PAGE, path
-    assert all(f"`{option}`" in MORE for option in RESERVED)
+
+
+def test_the_page_names_the_options_that_belong_to_the_run():
+    (sentence,) = re.findall(r"The names ([^.]*) belong to the run\.", MORE)
+    assert set(re.findall(r"`(\w+)`", sentence)) == RESERVED
+
+
+def test_the_page_names_what_happens_to_a_reward_that_fails():
+    actions = re.findall(
+        r"^\| (?:`reward\.on_error`.*?)?\| `(fail|drop|retry\(N\)|penalise\(SCORE\))` \|", SEVERAL, re.M
+    )
+    assert len(actions) == 4
+    assert all(f"`{action}`" in MORE for action in actions)
+
+
+def test_what_may_be_relied_on_is_there_and_has_public_names():
+    (modules,) = re.findall(r"\* (`orwcfm_core\.plugin`.*?): all names in their `__all__`", MORE, re.DOTALL)
+    for module in re.findall(r"`([\w.]+)`", modules):
+        assert import_module(f"orwcfm_core.{module.removeprefix('orwcfm_core.')}").__all__
 
 
 @pytest.fixture(scope="module")

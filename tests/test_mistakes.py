@@ -129,3 +129,31 @@ def test_a_broken_plugin_harms_no_other(orwcfm, plugin, tmp_path):
     assert "broken: reward 'broken' of broken 1.0: SystemExit: gone" in listed
     assert "clip-score" in listed
     assert "SystemExit: gone" in orwcfm("run", "--reward", "broken", code=2, **env).stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("def features(self, images): raise ValueError('no luck')", "ValueError: no luck"),
+        ("def features(self, images): return images.flatten(1)[:3]", "its features have shape (3, 784)"),
+        ("def to(self, device): raise KeyError('device')", "KeyError: 'device'"),
+        ("def describe(self): raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_whatever_else_a_plugin_raises_has_its_name(orwcfm, plugin, tmp_path, method, said):
+    env = plugin("odd", f"return Scores(images.flatten(1).mean(1))\n    {method}")
+    done = orwcfm("run", "--reward", "odd", "--set", "heldout.name=none", *SMALL, code=1, **env)
+    assert "reward 'odd'" in done.stderr
+    assert said in done.stderr
+
+
+def test_a_plugin_that_fails_in_the_midst_of_a_run_is_named_and_callbacks_are_told(orwcfm, plugin, tmp_path):
+    body = "return Scores(images.flatten(1).mean(1))\n    calls = 0\n"
+    body += "    def features(self, images):\n        Reward.calls += 1\n"
+    body += "        if Reward.calls > 4: raise ValueError('late')\n        return images.flatten(1)"
+    env = plugin("late", body)
+    args = ("--set", "heldout.name=none", "--callback", "tensorboard", "--rounds", 9, "--set", "train.samples=16")
+    done = orwcfm("run", "--reward", "late", *args, "--set", "sampler.steps=2", "--out", "run", code=1, **env)
+    assert "error: reward 'late' of late 1.0: ValueError: late" in done.stderr
+    events = next((tmp_path / "run" / "tensorboard").iterdir()).read_bytes()
+    assert b"failed" in events

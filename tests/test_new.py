@@ -11,6 +11,7 @@ import pytest
 from commandline import SMALL
 from environments import ALONE, ROOT, TOOLS, environment_with, run
 from orwcfm_cli.new import core_range, render, write
+from orwcfm_core.plugin import RESERVED
 
 KINDS = ("reward", "backbone", "regularizer")
 OWN = sorted(path.parent for kind in KINDS for path in ROOT.glob(f"plugins/{kind}s/*/pyproject.toml"))
@@ -62,6 +63,7 @@ def test_out_chooses_the_folder(orwcfm, tmp_path):
         ("a\n", "expected"),
         ("a" * 65, "at most 64"),
         ("none", "stands for no component"),
+        ("combine", "name 'combine': it is an option of every run"),
         ("orwcfm-reward-bright", "leave out orwcfm-reward-"),
         ("clip-score", "reward 'clip-score' of orwcfm-reward-clip-score 0.1.0 is installed already"),
         ("jpeg", "orwcfm-reward-jpeg 0.1.0 is installed already"),
@@ -74,6 +76,19 @@ def test_a_name_that_cannot_be_is_refused(orwcfm, tmp_path, name, said):
     assert said in line
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_no_option_of_the_run_can_be_a_name(orwcfm, name):
+    assert f"name '{name}': " in orwcfm("new", "regularizer", name, code=2).stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_has_no_options_that_could_change(kind):
+    readme = render(kind, "tiny-thing")["README.md"]
+    assert f"`orwcfm plugins show {kind} tiny-thing` lists its options." in readme
+    assert "|" not in readme
+    assert "default" not in readme
 
 
 def test_a_plugin_that_is_switched_off_is_installed_all_the_same(orwcfm):

@@ -3,9 +3,13 @@
 import json
 import shlex
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from orwcfm_cli import plugin_doctor
 from orwcfm_cli.main import cli
 from orwcfm_cli.output import aligned, shortened
 from orwcfm_cli.plugin_options import options_of
@@ -99,7 +103,7 @@ def test_options_are_described_in_plain_words():
         ("reward.names", "list (text), 1 or more of them; or unset", "unset", ""),
         ("reward.pair", "list of 2 (integer; number)", "[1, 2.5]", ""),
         ("reward.on", "true or false", "true", ""),
-        ("reward.text", "text, matching a+", '""', ""),
+        ("reward.text", "text", '""', ""),
     ]
 
 
@@ -153,6 +157,28 @@ def test_check_takes_options():
     assert result.exit_code == 2
 
 
+def test_a_reward_in_an_environment_of_its_own_is_shown(orwcfm):
+    where = sys.prefix
+    page = json.loads(orwcfm("plugins", "show", "reward", f"jpeg-compressibility@{where}", "--json").stdout)
+    assert page["dist"] == "orwcfm-reward-jpeg"
+    assert page["declares"]["environment"] == where
+    assert [option["name"] for option in page["options"]] == ["reward.quality"]
+    example = f"orwcfm run --reward jpeg-compressibility@{where} --set reward.quality=95"
+    assert page["example"] == example
+    assert f'name = "jpeg-compressibility@{where}"' in orwcfm(*shlex.split(example)[1:], "--print-config").stdout
+    error = orwcfm("plugins", "show", "reward", "jpeg@/nowhere", code=2).stderr
+    assert "no Python interpreter at /nowhere" in error
+    # Rewards alone may be elsewhere.
+    assert "neither a distribution" in orwcfm("plugins", "show", "backbone", f"unet@{where}", code=2).stderr
+
+
+def test_a_reward_in_an_environment_of_its_own_is_checked_there(orwcfm):
+    for where in (sys.prefix, f"{sys.prefix}/bin/python"):
+        error = orwcfm("plugins", "check", "reward", f"jpeg-compressibility@{where}", code=2).stderr
+        there = f"check it there: {sys.prefix}/bin/orwcfm plugins check reward jpeg-compressibility, or run its tests\n"
+        assert error == f"error: reward 'jpeg-compressibility' in {where}: {there}"
+
+
 def test_check_prints_the_conformance_table(orwcfm, tmp_path):
     env = fake(tmp_path, "nan", score=f"{MEAN} * float('nan')", heavy="print('loud')").env()
     done = orwcfm("plugins", "check", "reward", "nan", code=2, **env)
@@ -188,6 +214,32 @@ def test_doctor_tells_crashes_apart(orwcfm, tmp_path):
     assert rows["orw-cfm"]["error"] is None
     assert report["unknown_in_allow_list"] == ["nobody"]
     assert "ORWCFM_PLUGINS names 'nobody'" in done.stderr
+
+
+def test_doctor_and_check_call_the_same_packages_heavy(orwcfm, tmp_path):
+    # A stand-in, for not every heavy package is installed.
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sklearn.py").touch()
+    env = fake(tmp_path / "site", "heavy", light="import sklearn").env()
+    (row, _) = json.loads(orwcfm("plugins", "doctor", "--json", ORWCFM_PLUGINS="heavy", **env).stdout)["plugins"]
+    assert row["heavy"] == ["sklearn"]
+    checked = json.loads(orwcfm("plugins", "check", "reward", "heavy", "--json", code=2, **env).stdout)
+    (light,) = (row for row in checked if row["check"] == "light_module")
+    assert "imports sklearn" in light["message"]
+
+
+def test_doctor_examines_two_at_a_time_and_keeps_the_order(monkeypatch):
+    both = threading.Barrier(2)
+
+    def examined(plugin, registry, seconds):
+        both.wait(timeout=60)
+        # The first of each two is the later one.
+        time.sleep(0.1 * (plugin % 2 == 0))
+        return plugin
+
+    monkeypatch.setattr(plugin_doctor, "examine", examined)
+    registry = SimpleNamespace(plugins=range(6))
+    assert list(plugin_doctor.examine_all(registry, 1)) == list(range(6))
 
 
 def test_doctor_does_not_wait_for_ever(orwcfm, tmp_path):

@@ -53,7 +53,11 @@ def test_printed_configuration_reads_back(tmp_path):
     [
         (("--reward", "clip-score:1", "--reward", "clip-score:2"), "reward.name: 'clip-score' is named twice"),
         (("--reward", "clip-score:much"), "reward.weight: input should be a valid number"),
-        (("--reward", "clip-score:0.5", "--set", "reward.weight=3"), "reward.weight: is set twice"),
+        (("--reg", "w2:0.5", "--alpha", "3"), "reg.alpha: is set twice"),
+        ((*TWO, "--set", "reward.normalise=z-score", "--set", "reward.window=64"), "window: expected at least a round"),
+        (("--eval-reward", "none", "--eval-reward", "clip-score"), "heldout.name: 'none' stands alone"),
+        (("--set", "reward.timeout=3"), "reward.timeout: only a reward in an environment of its own has one"),
+        (("--set", 'reward.model={"a": null}'), "null cannot be written to a configuration"),
         ((*TWO, "--set", "reward.quality=3"), "reward.quality: there are several here; say reward.clip-score or"),
         ((*TWO, "--set", "reward.jpeg-compressibility.qualty=3"), "did you mean 'quality'?"),
         (("--reg", "w2", "--reg", "kl", "--alpha", "1"), "reg.alpha: there are several here"),
@@ -93,6 +97,21 @@ def test_a_reward_that_drowns_another_is_pointed_out(orwcfm):
     assert "drowns" not in orwcfm("run", *args, *SMALL).stderr
     done = orwcfm("run", *args[:-1], *SMALL, "--set", "train.eval_samples=64")
     assert "warning: clip-score drowns jpeg-compressibility: set reward.normalise=z-score" in done.stderr
+
+
+def test_a_command_line_replaces_components_of_a_file(tmp_path):
+    first = CliRunner().invoke(cli, ["run", *TWO, "--reg", "w2:0.1", "--print-config"]).output
+    (tmp_path / "run.toml").write_text(first)
+    file = ("--config", str(tmp_path / "run.toml"))
+    assert configured(*file, "--reg", "kl:0.5")["reg"]["alpha"] == 0.5
+    assert configured(*file, "--reward", "class-probability")["reward"]["name"] == "class-probability"
+    both = configured(*file, "--reward", "clip-score:0.2", "--reward", "jpeg-compressibility:0.8")["reward"]
+    assert (both["clip-score"]["weight"], both["jpeg-compressibility"]["weight"]) == (0.2, 0.8)
+
+
+def test_a_judge_that_reads_prompts_gets_the_one_that_the_backbone_suggests():
+    tables = configured("--reward", "jpeg-compressibility", "--eval-reward", "class-probability")
+    assert tables["reward"]["prompt"] == ["footwear"]
 
 
 def test_windows_of_scores_survive_a_kill(orwcfm, tmp_path):

@@ -24,7 +24,7 @@ from orwcfm_core.plugin import (
     hookimpl,
 )
 from orwcfm_core.registry import Plugin, Registry
-from orwcfm_core.testing import CHECKS, Subject, contract, fakes, run_check
+from orwcfm_core.testing import CHECKS, Result, Subject, contract, fakes, run_check
 from orwcfm_core.trainer import State
 from orwcfm_core.weighting import Weighting
 from pydantic import Field
@@ -93,14 +93,24 @@ class Given(Plugin):
 
 
 @pytest.fixture
-def failures() -> Callable[..., dict[str, str]]:
-    """The checks of its kind that a component fails, with their messages."""
+def results() -> Callable[..., dict[str, Result]]:
+    """What the checks of its kind find of a component, by their names."""
 
-    def find(kind: str, spec: Spec, make: Callable[[Any], Any], closed_form: Any = None) -> dict[str, str]:
+    def find(kind: str, spec: Spec, make: Callable[[Any], Any], closed_form: Any = None) -> dict[str, Result]:
         plugin = Given(kind, EntryPoint(spec.name, "nowhere", GROUPS[kind]), spec, make)
         subject = Subject(plugin, closed_form=closed_form)
-        results = [run_check(function, subject) for function in CHECKS[kind] if function not in contract.CHECKS]
-        return {result.name: result.message for result in results if result.status == "failed"}
+        found = [run_check(function, subject) for function in CHECKS[kind] if function not in contract.CHECKS]
+        return {result.name: result for result in found}
+
+    return find
+
+
+@pytest.fixture
+def failures(results: Callable[..., dict[str, Result]]) -> Callable[..., dict[str, str]]:
+    """The checks of its kind that a component fails, with their messages."""
+
+    def find(*args: Any, **named: Any) -> dict[str, str]:
+        return {name: found.message for name, found in results(*args, **named).items() if found.status == "failed"}
 
     return find
 

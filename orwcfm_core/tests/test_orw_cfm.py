@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from orwcfm_core.errors import RunError
-from orwcfm_core.orw_cfm import learning_rate, stratified_times
+from orwcfm_core.orw_cfm import Weighed, learning_rate, stratified_times
 from orwcfm_core.reward import Scores
 from orwcfm_core.trainer import SkippedTooOften, State
 from orwcfm_core.weighting import Advantage, Exp, Softmax
@@ -130,9 +130,9 @@ def test_a_negative_weight_never_pushes_further_than_at_the_reference(lab: Any, 
     policy, reference = state.components.backbone.policy(), state.components.backbone.reference()
     x_1, w = torch.randn(64, 2, generator=state.generator), -torch.ones(64)
     with torch.no_grad():
-        batch = trainer._draw(state, x_1, w, {})
+        batch = trainer._draw(state, Weighed.of(x_1, w, {}, draws=1))
         v_old, v_ref = (field.velocity(batch.t, batch.x_t, {}) for field in (policy, reference))
-        y_t = trainer._targets(state, batch, v_ref, torch.arange(64))
+        y_t = trainer._targets(state, batch, v_ref)
     push, away = y_t - v_old, v_old - batch.u_t
     assert (push.norm(dim=1) <= (v_ref - batch.u_t).norm(dim=1) * (1 + 1e-4) + 1e-4 * size).all()
     assert (torch.nn.functional.cosine_similarity(push, away) > 0.999).all()
@@ -190,18 +190,18 @@ def test_updates_without_a_finite_gradient_are_skipped_counted_and_end_the_run(l
     assert metrics["skipped"] == 4
     assert metrics["loss"] is None
     assert all(torch.equal(a, b) for a, b in zip(before, state.ema.parameters, strict=True))
-    with pytest.raises(
-        SkippedTooOften, match=r"round 2: 6 updates in a row were skipped .*gradient is not finite"
-    ) as e:
+    with pytest.raises(SkippedTooOften, match=r"round 2: 6 updates in a row .*gradient is not finite") as e:
         trainer.round(state)
     assert {"x_1", "t", "x_t", "u_t", "w"} <= e.value.inputs.keys()
 
 
 def test_one_bad_update_is_forgiven(lab: Any) -> None:
     weights = iter([torch.inf] + [1.0] * 9)
-    trainer, state = lab.start(
-        weighting=lambda scores: torch.full_like(scores, next(weights)), updates=1, max_skipped=2
-    )
+
+    def weighting(scores: Tensor) -> Tensor:
+        return torch.full_like(scores, next(weights))
+
+    trainer, state = lab.start(weighting=weighting, updates=1, max_skipped=2)
     assert [trainer.round(state)["skipped"] for _ in range(3)] == [1, 0, 0]
     assert state.skipped == 0
     assert all(p.isfinite().all() for p in state.ema.parameters)

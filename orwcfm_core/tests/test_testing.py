@@ -80,14 +80,14 @@ def results(distribution: FakeDistribution, options: dict[str, Any] | None = Non
 
 def test_a_good_plugin_passes_all(bright: Bright) -> None:
     found = results(bright())
-    assert {name for name, result in found.items() if result.status != "passed"} == {"features"}
+    assert {name for name, result in found.items() if result.status != "passed"} == {"features", "empty_prompt"}
     assert found["features"] == Result("features", "skipped", "has no features")
 
 
 WRONG = {
     "heavy": ("from pydantic", "import torch\nfrom pydantic", "light_module", "imports numpy, torch"),
-    "no summary": ('"Share of bright pixels."', '""', "described", "expected one line"),
-    "two lines": ("Share of bright", "Share\\nof bright", "described", "expected one line"),
+    "no summary": ('"Share of bright pixels."', '""', "loads", "summary is not one line of text"),
+    "two lines": ("Share of bright", "Share\\nof bright", "loads", "summary is not one line of text"),
     "no description": (', description="A pixel above this is bright."', "", "described", "threshold: give Field"),
     "reserved": (
         "    threshold: float",
@@ -121,6 +121,12 @@ WRONG = {
     "syntax": ("class Config", "klass Config", "loads", "SyntaxError"),
     "exit": ("class Config", "raise SystemExit(3)\nclass Config", "loads", "SystemExit: 3"),
     "scoring": ("valid = images", "valid = 1 / 0 * images", "scores", "raised: ZeroDivisionError: division by zero"),
+    "skip in scoring": (
+        "valid = images",
+        "import unittest; raise unittest.SkipTest('no model')\n        valid = images",
+        "scores",
+        "raised: SkipTest: no model",
+    ),
     "exit in scoring": ("valid = images", "exit()\n        valid = images", "scores", "raised: SystemExit"),
 }
 
@@ -188,6 +194,29 @@ def test_a_class_of_five_lines_tests_a_plugin(bright: Bright) -> None:
             TestBright().test_features()
         assert TestBright().subject() is TestBright().subject()
         assert TestBright().subject().component.threshold == 0.25
+
+
+def test_a_component_cannot_skip_its_tests(bright: Bright) -> None:
+    with bright(
+        "valid = images", "import unittest; raise unittest.SkipTest('no model')\n        valid = images"
+    ) as dist:
+
+        class TestBright(RewardTests):
+            name = "bright"
+            registry = isolated_registry(dist)
+
+        with pytest.raises(AssertionError, match="raised: SkipTest: no model"):
+            TestBright().test_scores()
+
+
+def test_a_name_that_belongs_to_the_run_is_refused(tmp_path: Path) -> None:
+    light = LIGHT.replace('name="bright"', 'name="combine"')
+    modules = {"bright_plugin.py": light, "bright_reward.py": HEAVY}
+    with FakeDistribution(tmp_path, "mine", {"reward": {"combine": "bright_plugin"}}, modules) as distribution:
+        first, *rest = check("reward", "combine", registry=isolated_registry(distribution))
+    assert (first.name, first.status) == ("loads", "failed")
+    assert "name 'combine' belongs to the run" in first.message
+    assert {result.status for result in rest} == {"skipped"}
 
 
 def test_pytest_is_not_needed() -> None:

@@ -103,6 +103,12 @@ def tied(found: Mapping[str, Tensor], field: AffineField) -> Mapping[str, Tensor
     return {**found, "again": found["slope"]}
 
 
+def shifted(self: AffineBackbone, device: torch.device) -> AffineBackbone:
+    with torch.no_grad():
+        self._policy.offset.add_(1)
+    return self
+
+
 WRONG = {
     "points of two dimensions": (grid, {}, "sample_shape"),
     "produces nonsense": (AffineBackbone, {"produces": "sound"}, "sample_shape"),
@@ -129,6 +135,8 @@ WRONG = {
     "no condition": (AffineBackbone, {"conditional": lambda config: True}, "prompts"),
     "dropout": (lambda: velocity(lambda v, t, x: v + 0 * torch.rand(1)), {}, "random_state"),
     "order": (lambda: parameters(once_reversed), {}, "parameter_order"),
+    "moves to nothing": (lambda: changed(to=lambda self, device: None), {}, "moves"),
+    "moves elsewhere": (lambda: changed(to=shifted), {}, "moves"),
 }
 
 

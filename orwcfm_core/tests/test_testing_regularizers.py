@@ -58,7 +58,14 @@ WRONG = {
     "not finite": (spoiled(lambda v, r, t, w, a: square(v, r) / (len(v) - 1) * (len(v) - 1)), {}, "penalty"),
     "negative": (spoiled(lambda v, r, t, w, a: (v - r).flatten(1).mean(1)), {}, "non_negative"),
     "above zero": (spoiled(lambda v, r, t, w, a: square(v, r) + 1), {}, "zero_at_reference"),
-    "gradient at one sample": (spoiled(first_alone), {}, "gradient"),
+    "gradient at one sample": (spoiled(first_alone), {}, "batch_order"),
+    "root of the weights": (spoiled(lambda v, r, t, w, a: square(v, r) * w.sqrt()), {}, "penalty"),
+    "negative with its weight": (spoiled(lambda v, r, t, w, a: w * square(v, r)), {}, "non_negative"),
+    "infinite gradient": (
+        spoiled(lambda v, r, t, w, a: square(v, r) + (v - v.detach()).flatten(1).sum(1).sqrt()),
+        {},
+        "gradient",
+    ),
     "writes to v_ref": (spoiled(forgets_reference), {}, "inputs_unchanged"),
     "detached in training": (
         spoiled(lambda v, r, t, w, a: square(v if v.is_leaf else v.detach(), r)),
@@ -96,7 +103,13 @@ class Nothing(Regularizer):
 GOOD = {
     "square": (spoiled(lambda v, r, t, w, a: square(v, r)), {}),
     "signed": (spoiled(lambda v, r, t, w, a: (v - r).flatten(1).mean(1)), {"non_negative": False}),
-    "weighted": (spoiled(lambda v, r, t, w, a: w * t * square(v, r)), {}),
+    "weighted": (spoiled(lambda v, r, t, w, a: w * t * square(v, r)), {"non_negative": False}),
+    "trust region": (spoiled(lambda v, r, t, w, a: (square(v, r) - 3).clamp_min(0)), {}),
+    "wide trust region": (spoiled(lambda v, r, t, w, a: (square(v, r) - 100).clamp_min(0)), {}),
+    "late": (spoiled(lambda v, r, t, w, a: (t > 0.9) * square(v, r)), {}),
+    "early": (spoiled(lambda v, r, t, w, a: (t < 0.1) * square(v, r)), {}),
+    "near alone": (spoiled(lambda v, r, t, w, a: square(v, r).clamp_max(5)), {}),
+    "steep": (spoiled(lambda v, r, t, w, a: square(v, r).exp() - 1), {}),
     "none": (Nothing, {"config": NoOptions}),
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from orwcfm_core.errors import UserError
 from orwcfm_core.plugin import ComponentConfig, Example, RewardSpec
 from orwcfm_core.reward import Reward, Scores
 from orwcfm_core.testing.fakes import FunctionReward
@@ -62,6 +63,20 @@ def refuses_empty(v: Tensor, images: Tensor, prompts: Sequence[str]) -> Tensor:
     return v
 
 
+def says_what_to_set(v: Tensor, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    if "" in prompts:
+        raise UserError("the prompt is empty: set reward.prompt")
+    return reads(v, images, prompts)
+
+
+def nan_at_empty(v: Tensor, images: Tensor, prompts: Sequence[str]) -> Scores:
+    return Scores(v + torch.tensor([0.01 * len(prompt) if prompt else torch.nan for prompt in prompts]))
+
+
+def colour_alone(v: Tensor, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    return 0.5 * (images[:, 0] + images[:, 2]).nan_to_num(0.0).flatten(1).mean(1)
+
+
 def reads(v: Tensor, images: Tensor, prompts: Sequence[str]) -> Tensor:
     return v + torch.tensor([0.01 * len(prompt) for prompt in prompts])
 
@@ -95,6 +110,12 @@ WRONG = {
     "ignores the prompt": (lambda v, i, p: v, {"reads_prompts": True}, "prompts"),
     "reads the prompt": (reads, {}, "prompts"),
     "refuses an empty prompt": (refuses_empty, {}, "prompts"),
+    "crashes at an empty prompt": (
+        lambda v, i, p: refuses_empty(reads(v, i, p), i, p),
+        {"reads_prompts": True},
+        "empty_prompt",
+    ),
+    "NaN at an empty prompt": (nan_at_empty, {"reads_prompts": True}, "empty_prompt"),
 }
 
 
@@ -106,6 +127,8 @@ def test_a_wrong_reward_fails_its_check(change: Any, declared: Any, fails: str, 
 GOOD = {
     "plain": (lambda config: Bright(), {}),
     "reads the prompt": (lambda config: Bright(reads), {"reads_prompts": True}),
+    "refuses an empty prompt": (lambda config: Bright(says_what_to_set), {"reads_prompts": True}),
+    "colour alone": (lambda config: Bright(colour_alone), {}),
     "numpy": (
         lambda config: Bright(lambda v, i, p: torch.from_numpy(i.nan_to_num(0).numpy().mean((1, 2, 3)))),
         {"differentiable": False},
@@ -147,7 +170,7 @@ def test_an_instance_that_is_built_at_random_fails(failures: Any) -> None:
 def test_another_score_every_time_fails_all_comparisons(failures: Any) -> None:
     calls = iter(range(1000))
     found = failures("reward", spec(), lambda config: Bright(lambda v, i, p: v + 1e-3 * next(calls)))
-    assert set(found) == {"batch_order", "batch_split", "deterministic", "mask", "prompts"}
+    assert set(found) == {"batch_order", "batch_split", "deterministic", "mask", "moves", "prompts"}
 
 
 @pytest.mark.parametrize(
@@ -184,3 +207,48 @@ def test_messages_say_what_to_declare(failures: Any) -> None:
     assert "declare differentiable=True" in found["gradient"]
     assert "declare reads_prompts=False" in found["prompts"]
     assert "scores from 0 to 1, but the spec declares value_range=(0, 0.5)" in found["value_range"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "found"),
+    [
+        ({"to": lambda self, device: None}, {"moves": "to(device) returned something else: return self"}),
+        ({"to": lambda self, device: device.index + 1}, {"moves": "raised: TypeError: "}),
+        ({"describe": lambda self: "one\ntwo"}, {"describes": "expected one line of text from describe(), got 'one"}),
+        ({"describe": lambda self: ""}, {"describes": "expected one line of text from describe(), got ''"}),
+        ({"describe": lambda self: None}, {"describes": "expected one line of text from describe(), got None"}),
+    ],
+)
+def test_what_the_run_calls_besides_is_called(methods: Any, found: Any, failures: Any) -> None:
+    got = failures("reward", spec(), lambda config: type("Spoiled", (Bright,), methods)())
+    assert got.keys() == found.keys()
+    assert all(got[name].startswith(message) for name, message in found.items())
+
+
+def test_a_move_that_changes_scores_fails(failures: Any) -> None:
+    class Moved(Bright):
+        def to(self, device: torch.device) -> Reward:
+            self.change = lambda v, images, prompts: v / 2
+            return self
+
+    assert list(failures("reward", spec(), lambda config: Moved())) == ["moves"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "note"),
+    [
+        ((3, 8, 8), "scores images of 3 channels only: the shipped unet backbone draws 1"),
+        ((1, 8, 8), "scores images of 1 channel only: the shipped sd3 backbone draws 3"),
+    ],
+)
+def test_another_number_of_channels_is_a_note_and_no_failure(shape: Any, note: str, results: Any) -> None:
+    def demands(v: Tensor, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        assert images.shape[1] == shape[0]
+        return v
+
+    declared = spec(example=Example(shape=shape))
+    strict = results("reward", declared, lambda config: Bright(demands))
+    lenient = results("reward", declared, lambda config: Bright())
+    assert (strict["channels"].status, strict["channels"].message) == ("skipped", note)
+    assert "failed" not in {result.status for result in strict.values()}
+    assert lenient["channels"].status == "passed"

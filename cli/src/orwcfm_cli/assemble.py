@@ -29,6 +29,8 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
         UserError: A component cannot be built, or the device does not exist.
     """
     torch.set_flush_denormal(True)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
     # Seeds what a component initialises itself; everything after that draws from the state's own generator.
     torch.manual_seed(config.train.seed)
     backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
@@ -100,7 +102,7 @@ def _judge(choice: JudgeChoice) -> dict[str, Any]:
         "name": choice.name,
         "reward": choice.plugin.build(choice.config, Reward),
         "points": spec.accepts == "points",
-        "probability": spec.value_range == (0.0, 1.0),
+        "probability": spec.probability,
         "on_error": OnError.parse(choice.term.on_error),
     }
 

@@ -42,10 +42,9 @@ class Display:
 
     Args:
         total: Steps in all: a run's rounds, for instance.
-        done: Steps done before.
     """
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.total = total
         self.progress = _TwoLines(
@@ -57,7 +56,7 @@ class Display:
             disable=not self.console.is_terminal,
         )
         self.notes = _Notes(self)
-        self.task = self.progress.add_task("", total=total, completed=done)
+        self.task = self.progress.add_task("", total=total)
 
     def __enter__(self) -> Self:
         _LOG.addHandler(self.notes)
@@ -73,6 +72,10 @@ class Display:
     def note(self, text: str) -> None:
         """Say something once."""
         self.console.print(text, soft_wrap=True, markup=False)
+
+    def starts_after(self, done: int) -> None:
+        """Show that some steps were done before."""
+        self.progress.update(self.task, completed=done)
 
     def round(self, metrics: dict[str, Any]) -> None:
         """Show a round's metrics."""

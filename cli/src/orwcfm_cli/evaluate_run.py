@@ -158,7 +158,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     asked, judges = _judges(config, choices, request)
     evaluator = Evaluator(model, asked, _space(judges, config, request), choices.prompts)
     measured = {"policy": Measured()} | ({"reference": Measured()} if request.reference else {})
-    with Display(request.samples, done=0) as display:
+    with Display(request.samples) as display:
         for start, noise in evaluator.noise(request.samples, request.seed):
             for name, into in measured.items():
                 evaluator.look(into, start, noise, reference=name == "reference")

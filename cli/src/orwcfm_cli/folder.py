@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 from orwcfm_core.config import SECTIONS, RunConfig
 from orwcfm_core.errors import UserError
+from orwcfm_core.layers import layered
 from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
 
-from orwcfm_cli.atomic import replace_file
+from orwcfm_cli.atomic import remove_leftovers, replace_file
 from orwcfm_cli.options import Tables, read_toml, to_toml
 
 __all__ = ["CHANGEABLE", "RunFolder"]
@@ -40,9 +42,11 @@ class RunFolder:
 
     Args:
         path: Where it is.
+        numbered: Whether its number was chosen for it, and another would do.
     """
 
     path: Path
+    numbered: bool = False
 
     @classmethod
     def choose(cls, out: Path | None, config: RunConfig) -> RunFolder:
@@ -55,30 +59,38 @@ class RunFolder:
         Raises:
             UserError: It exists and is not empty.
         """
-        path = out
-        if path is None:
+        if out is None:
             stem = "-".join("+".join(c.name for c in choices) for choices in (config.rewards, config.regs))
-            path = next(p for n in range(1, 100_000) if not (p := Path("runs") / f"{stem}-{n:03d}").exists())
+            return cls(_free(Path("runs") / stem), numbered=True)
         try:
-            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+            taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
         except OSError as e:
-            raise UserError(f"run folder {path}: {e.strerror}") from e
+            raise UserError(f"run folder {out}: {e.strerror}") from e
         if taken:
             raise UserError(
-                f"run folder {path} exists already; choose another --out, or go on with: orwcfm resume {path}"
+                f"run folder {out} exists already; choose another --out, or go on with: orwcfm resume {out}"
             )
-        return cls(path)
+        return cls(out)
 
-    def make(self) -> None:
+    def make(self) -> RunFolder:
         """Make it.
+
+        Returns:
+            It, or the next free one if its number was taken meanwhile, by a run that was started at the same time.
 
         Raises:
             UserError: It cannot be made.
         """
         try:
             (self.path / "samples").mkdir(parents=True)
+        except FileExistsError as e:
+            if self.numbered:
+                stem = self.path.name.rpartition("-")[0]
+                return RunFolder(_free(self.path.with_name(stem)), numbered=True).make()
+            raise UserError(f"run folder {self.path} exists already; choose another --out") from e
         except OSError as e:
             raise UserError(f"cannot make run folder {self.path}: {e.strerror}") from e
+        return self
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -95,6 +107,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of all checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def unstarted(self) -> bool:
+        """Whether the run was ended before its first checkpoint, and has done nothing that could be lost."""
+        return not (self.path / "metrics.jsonl").exists() and not any(self.checkpoints.glob("round_*"))
 
     def write_config(self, config: RunConfig, notes: dict[str, str]) -> None:
         """Write run.toml: the configuration, the versions of all that took part, and notes for the report."""
@@ -128,9 +145,7 @@ class RunFolder:
                 f"{', '.join(fixed)}: cannot change under way: it would be another run; start a new one "
                 f"(what can change: {', '.join(sorted(CHANGEABLE))}, callback)"
             )
-        merged = {s: {**written.get(s, {}), **changes.get(s, {})} for s in {**written, **changes}}
-        if "name" in changes.get("callback", {}):
-            merged["callback"] = dict(changes["callback"])
+        merged = layered(written, changes)
         return resolve(merged, Registry())
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -138,13 +153,18 @@ class RunFolder:
         replace_file(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read what `write_json` wrote; empty if it is not there."""
+        """Read what `write_json` wrote; empty if it is not there.
+
+        Raises:
+            UserError: It was changed to something else.
+        """
         file = self.path / name
-        try:
-            content = json.loads(file.read_text()) if file.exists() else {}
-        except ValueError as e:
-            raise UserError(f"{file} is damaged: {e}") from e
-        return content if isinstance(content, dict) else {}
+        if not file.exists():
+            return {}
+        content = _parsed(file.read_bytes())
+        if content is None:
+            raise UserError(f"{file} is damaged: expected a JSON object")
+        return content
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rounds that are done.
@@ -152,32 +172,75 @@ class RunFolder:
         Raises:
             UserError: metrics.jsonl was changed to something else.
         """
-        file = self.path / "metrics.jsonl"
-        try:
-            lines = file.read_text().splitlines() if file.exists() else []
-            rows = [json.loads(line) for line in lines]
-        except ValueError as e:
-            raise UserError(f"{file} is damaged: {e}") from e
-        if not all(isinstance(row, dict) for row in rows):
-            raise UserError(f"{file} is damaged: expected an object in every line")
-        return rows
+        return [row for row, _ in self._rows()]
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
-        """Add a round's line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        """Add a round's line to metrics.jsonl.
 
-    def rewind(self, rounds: int) -> None:
+        Raises:
+            OSError: The disk refuses; with the path.
+        """
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(metrics) + "\n")
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, str(path)) from e
+
+    def flush_metrics(self) -> None:
+        """See that the lines are on the disk, where those of a checkpoint's rounds must be before it is."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            os.fsync(file.fileno())
+
+    def rewind(self, rounds: int) -> int:
         """Drop what is newer than the newest checkpoint: lines of later rounds, and a result if there will be another.
 
         Args:
             rounds: Rounds that the checkpoint has done.
+
+        Returns:
+            How many of those have no line.
+
+        Raises:
+            UserError: metrics.jsonl was changed to something else.
         """
-        file = self.path / "metrics.jsonl"
-        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-        replace_file(file, b"".join(lines[:rounds]))
+        kept = [line for row, line in self._rows() if row["round"] <= rounds]
+        replace_file(self.path / "metrics.jsonl", b"".join(line + b"\n" for line in kept))
         (self.path / "final.json").unlink(missing_ok=True)
+        remove_leftovers(self.path)
+        remove_leftovers(self.path / "samples")
+        return rounds - len(kept)
+
+    def _rows(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The rounds in metrics.jsonl with their lines; without a last line that was not written to its end."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_bytes().splitlines() if file.exists() else []
+        rows: list[tuple[dict[str, Any], bytes]] = []
+        for number, line in enumerate(lines, 1):
+            row = _parsed(line)
+            done = row.get("round") if row else None
+            if row is None and number == len(lines):
+                break
+            if row is None or type(done) is not int or done <= (rows[-1][0]["round"] if rows else 0):
+                raise UserError(f"{file} is damaged: expected the metrics of a later round in line {number}")
+            rows.append((row, line))
+        return rows
 
     def grid(self, round_number: int) -> Path:
         """Path of the picture of a round."""
         return self.path / "samples" / f"round_{round_number:04d}.png"
+
+
+def _free(stem: Path) -> Path:
+    """The first of `stem-001`, `stem-002`, ... that does not exist."""
+    numbered = (stem.with_name(f"{stem.name}-{n:03d}") for n in range(1, 100_000))
+    return next(path for path in numbered if not path.exists())
+
+
+def _parsed(data: bytes) -> dict[str, Any] | None:
+    """A JSON object; None if it is none."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -6,27 +6,47 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, Self
 
-__all__ = ["interruptible"]
+__all__ = ["Signals"]
 
 
-@contextmanager
-def interruptible() -> Iterator[Callable[[], int]]:
-    """Note the first Ctrl-C (or SIGTERM) instead of being ended by it; a second one ends at once.
+class Signals:
+    """SIGINT (Ctrl-C) and SIGTERM: while work is `waiting`, the first lets it end; all others stop at once.
 
-    Yields:
-        A function that says which signal was caught, 0 if none.
+    Args:
+        say: Called when that is waited for.
     """
-    caught: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
+    def __init__(self, say: Callable[[], None]) -> None:
+        self.say = say
+        self.caught = 0
+        self.patient = False
+        self.before: dict[int, Any] = {}
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: caught[0] if caught else 0
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # What started this process may have chosen that it ignores them.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self.before[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let the first one wait for what is done meanwhile, which looks at `caught` from time to time."""
+        self.patient = True
+        try:
+            yield
+        finally:
+            self.patient = False
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        first = not self.caught
+        self.caught = self.caught or number
+        if not (first and self.patient):
+            raise KeyboardInterrupt
+        self.say()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orwcfm_core.errors import UserError
@@ -33,8 +33,10 @@ def lock(folder: Path, what: str = "run folder") -> Iterator[None]:
             raise UserError(
                 f"{what} {folder} is in use by process {holder}; wait for it to end, or stop it first"
             ) from e
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        # Only for the message: a full disk must not keep anyone from going on.
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.errors import RunError, UserError, printable
 
 from orwcfm_cli.compare import compare
 from orwcfm_cli.doctor import doctor
 from orwcfm_cli.evaluate import evaluate
 from orwcfm_cli.new import new
-from orwcfm_cli.output import as_json, print_result
+from orwcfm_cli.output import as_json, print_result, reserve_stdout
 from orwcfm_cli.plugins import plugins
 from orwcfm_cli.run_options import asked_for, one_or_list, run_argument, run_options
 from orwcfm_cli.sweep import sweep
@@ -105,6 +105,7 @@ for command in (sweep, compare, evaluate, new, plugins, doctor):
 
 def main() -> None:
     """Run the command line; every mistake ends in one line and an exit code."""
+    reserve_stdout()
     try:
         cli(standalone_mode=False)
     except click.ClickException as e:
@@ -114,9 +115,9 @@ def main() -> None:
         click.echo("interrupted; what a run has saved stays, and orwcfm resume goes on with it", err=True)
         sys.exit(130)
     except (UserError, RunError) as e:
-        for line in str(e).splitlines():
-            click.echo(f"error: {line}", err=True)
+        for line in str(e).split("\n"):
+            click.echo(f"error: {printable(line)}", err=True)
         sys.exit(e.exit_code)
     except OSError as e:
-        click.echo(f"error: {e.filename or 'file'}: {e.strerror or e}", err=True)
+        click.echo(f"error: {printable(str(e.filename or 'file'))}: {e.strerror or e}", err=True)
         sys.exit(RunError.exit_code)

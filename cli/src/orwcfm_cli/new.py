@@ -155,6 +155,8 @@ def _check(kind: str, name: str) -> None:
     Raises:
         UserError: They do not.
     """
+    from orwcfm_core.plugin import RESERVED
+
     prefix = _KINDS[kind].prefix
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         near = re.sub(r"[^a-z0-9]+", "-", name.lower())[:_LONGEST].strip("-0123456789")
@@ -166,6 +168,14 @@ def _check(kind: str, name: str) -> None:
         raise UserError(f"name '{name}': leave out {prefix}, the distribution gets it by itself")
     if name == "none":
         raise UserError("name 'none': it stands for no component at all; choose another name")
+    if name in RESERVED:
+        raise UserError(f"name '{name}': it is an option of every run; choose another name")
+    from orwcfm_core.plugin import RESERVED
+
+    if name in RESERVED:
+        raise UserError(
+            f"name '{name}': it belongs to the run, as {', '.join(sorted(RESERVED))} do; choose another name"
+        )
     _check_unused(kind, name)
 
 

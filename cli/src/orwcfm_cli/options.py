@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 from orwcfm_core.errors import UserError
+from orwcfm_core.layers import layered
 
 __all__ = ["Tables", "flat", "merge", "put", "read_toml", "to_toml"]
 
@@ -28,17 +29,19 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
     Raises:
         UserError: The file cannot be read, or a setting is malformed.
     """
-    tables = read_toml(config) if config else {}
+    file = read_toml(config) if config else {}
     for written_by_a_run in ("versions", "notes"):
-        tables.pop(written_by_a_run, None)
+        file.pop(written_by_a_run, None)
+    set_tables: Tables = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or len(key.split(".")) not in (2, 3) or not all(key.split(".")):
             raise UserError(f"--set {setting}: expected SECTION.OPTION=VALUE, as in --set train.rounds=10")
-        put(tables, key, _decode(setting, value))
+        put(set_tables, key, _decode(setting, value))
+    flags: Tables = {}
     for key, value in fixed.items():
-        put(tables, key, value)
-    return tables
+        put(flags, key, value)
+    return layered(file, set_tables, flags)
 
 
 def read_toml(path: Path) -> Tables:
@@ -49,7 +52,7 @@ def read_toml(path: Path) -> Tables:
     """
     try:
         tables = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"cannot read configuration {path}: {e}") from e
     for section, table in tables.items():
         if not isinstance(table, dict):
@@ -90,6 +93,14 @@ def _decode(setting: str, value: str) -> Any:
     if not value.startswith(("[", "{")):
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError as e:
+        decoded = json.loads(value)
+    except (ValueError, RecursionError) as e:
         raise UserError(f"--set {setting}: a value that starts with '{value[0]}' must be JSON: {e}") from e
+    if _has_null(decoded):
+        raise UserError(f"--set {setting}: null cannot be written to a configuration; leave it out")
+    return decoded
+
+
+def _has_null(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is None or any(map(_has_null, inner))

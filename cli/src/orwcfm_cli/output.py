@@ -3,20 +3,70 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from io import TextIOWrapper
+from typing import Any, TextIO
 
 import click
 
-__all__ = ["aligned", "as_json", "line", "print_json", "print_result", "shortened", "terminal_width", "widths"]
+__all__ = [
+    "aligned",
+    "as_json",
+    "line",
+    "print_json",
+    "print_result",
+    "reserve_stdout",
+    "shortened",
+    "terminal_width",
+    "widths",
+]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 _NARROW = 20
 """Columns below which a last column is not squeezed."""
+_STDOUT, _STDERR = 1, 2
+_ECHOES_TO = "_default_text_stdout"
+"""What click asks for the stream that it echoes to; there is no public way to choose one for a whole program."""
+
+_reserved: TextIOWrapper | None = None
+"""Where results go once `reserve_stdout` was called."""
+
+
+def reserve_stdout() -> None:
+    """From now on, `click.echo` alone writes to standard output; all else that is printed goes to standard error.
+
+    A plugin may print what it likes, in Python, in C or from a process of its own, while it is imported or at exit:
+    what a program reads from this one stays valid.
+    """
+    global _reserved
+    printed = sys.stdout
+    if printed is not sys.__stdout__ or not hasattr(click.utils, _ECHOES_TO):
+        return
+    # Where it is closed, there is nothing to keep.
+    if not isinstance(printed, TextIOWrapper):
+        return
+    printed.flush()
+    # Not inherited: whoever reads the results does not wait for what a plugin left running.
+    _reserved = open(os.dup(_STDOUT), "w", encoding=printed.encoding, errors=printed.errors)
+    _reserved.reconfigure(line_buffering=bool(printed.line_buffering))
+    try:
+        os.dup2(_STDERR, _STDOUT)
+    except OSError:
+        # Standard error is closed: nobody wants to see what goes there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+    printed.reconfigure(line_buffering=True)
+    # sys.stdout stays where plugins print, and they may replace it.
+    setattr(click.utils, _ECHOES_TO, _results)
+
+
+def _results() -> TextIO | None:
+    """Where results go; None where standard output is closed."""
+    return _reserved or sys.stdout
 
 
 def print_json(result: Any) -> None:
@@ -38,7 +88,12 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
 
 def terminal_width() -> int | None:
     """Columns of the terminal; None where the output goes to a file or a pipe, which must never be cut."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    results = _results()
+    if results is None or not results.isatty():
+        return None
+    columns = os.get_terminal_size(results.fileno()).columns or 80
+    # The variable COLUMNS comes before that.
+    return shutil.get_terminal_size((columns, 24)).columns
 
 
 def widths(rows: Sequence[Sequence[str]]) -> list[int]:

@@ -28,7 +28,6 @@ _BOUNDS = (
     ("minItems", "{} or more of them"),
     ("maxItems", "{} of them at most"),
     ("multipleOf", "a multiple of {}"),
-    ("pattern", "matching {}"),
 )
 
 

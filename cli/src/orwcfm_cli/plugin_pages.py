@@ -10,6 +10,7 @@ from typing import Any
 from orwcfm_core.errors import UserError
 from orwcfm_core.plugin import Spec
 from orwcfm_core.registry import Plugin, Registry, blame
+from orwcfm_core.remote import RemotePlugin
 from orwcfm_core.resolve import resolve
 
 from orwcfm_cli.plugin_options import Option, options_of, shown
@@ -59,13 +60,14 @@ class Page:
     example: str
 
 
-def describe(plugin: Plugin, registry: Registry) -> Page:
+def describe(plugin: Plugin | RemotePlugin, registry: Registry) -> Page:
     """A plugin's page.
 
     Raises:
-        UserError: Its spec is broken.
+        UserError: Its spec is broken, or its environment cannot be used.
     """
     spec = plugin.spec
+    where = {"environment": plugin.python} if isinstance(plugin, RemotePlugin) else {}
     with blame(str(plugin), UserError):
         options = options_of(SECTIONS[plugin.kind], spec.config)
         return Page(
@@ -76,7 +78,7 @@ def describe(plugin: Plugin, registry: Registry) -> Page:
             summary=spec.summary,
             factory=spec.factory,
             api=spec.api,
-            declares=dict(_declarations(spec)),
+            declares=where | dict(_declarations(spec)),
             references=tuple(spec.references),
             options=options,
             example=_example(plugin, registry),
@@ -106,10 +108,9 @@ def _in_words(value: Any) -> str:
     return shown(value)
 
 
-def _example(plugin: Plugin, registry: Registry) -> str:
+def _example(plugin: Plugin | RemotePlugin, registry: Registry) -> str:
     """A command line with this plugin and, where it needs one, a component that fits it."""
-    rivals = [p for p in registry.plugins if (p.kind, p.name) == (plugin.kind, plugin.name)]
-    name = plugin.name if len(rivals) < 2 else f"{plugin.name}@{plugin.dist}"
+    name = _asked(plugin, registry)
     section, settings = SECTIONS[plugin.kind], dict(_settings(plugin.spec))
     words = ["orwcfm", "run", _FLAGS[plugin.kind], name]
     for option, value in settings.items():
@@ -128,7 +129,15 @@ def _example(plugin: Plugin, registry: Registry) -> str:
     return shlex.join(words)
 
 
-def _partners(plugin: Plugin, registry: Registry) -> list[Plugin | None]:
+def _asked(plugin: Plugin | RemotePlugin, registry: Registry) -> str:
+    """What to type to get this plugin and no other."""
+    if isinstance(plugin, RemotePlugin):
+        return f"{plugin.asked}@{plugin.python}"
+    rivals = [p for p in registry.plugins if (p.kind, p.name) == (plugin.kind, plugin.name)]
+    return plugin.name if len(rivals) < 2 else f"{plugin.name}@{plugin.dist}"
+
+
+def _partners(plugin: Plugin | RemotePlugin, registry: Registry) -> list[Plugin | None]:
     """What may go along with a plugin, the best first; None is what a run takes by itself."""
     other_kind = {"reward": "backbone", "backbone": "reward"}.get(plugin.kind)
     others = [p for p in registry.plugins if p.kind == other_kind and _medium(p)]
@@ -137,7 +146,7 @@ def _partners(plugin: Plugin, registry: Registry) -> list[Plugin | None]:
     return [None, *fitting, *rest] if _medium(plugin) in ("images", None) else [*fitting, None, *rest]
 
 
-def _medium(plugin: Plugin) -> str | None:
+def _medium(plugin: Plugin | RemotePlugin) -> str | None:
     """What a reward accepts or a backbone produces; None of others, and of broken ones."""
     try:
         return getattr(plugin.spec, "accepts", None) or getattr(plugin.spec, "produces", None)

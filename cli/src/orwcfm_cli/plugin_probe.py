@@ -8,18 +8,12 @@ import time
 from collections.abc import Callable
 
 from orwcfm_core.errors import UserError
+from orwcfm_core.heavy import HEAVY
 from orwcfm_core.registry import Registry
 
 from orwcfm_cli.child import tell
 
-__all__ = ["HEAVY", "main"]
-
-HEAVY = (
-    *("torch", "torchvision", "numpy", "scipy", "pandas", "sklearn", "PIL", "cv2", "matplotlib"),
-    *("transformers", "diffusers", "peft", "accelerate", "timm", "open_clip", "tensorflow", "jax"),
-    *("tensorboard", "wandb", "trackio"),
-)
-"""Packages that a light module must not import."""
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,7 @@ from orwcfm_cli.output import aligned, as_json, line, print_json, shortened, ter
 
 if TYPE_CHECKING:
     from orwcfm_core.registry import Plugin, Registry
+    from orwcfm_core.remote import RemotePlugin
 
     from orwcfm_cli.plugin_pages import Page
 
@@ -52,8 +52,7 @@ def list_plugins(kind: str | None, check: bool, as_json: bool) -> None:
     from orwcfm_core.registry import Registry
 
     registry = Registry()
-    with redirect_stdout(sys.stderr):
-        rows = [_row(p, registry, check) for p in registry.plugins if kind in (None, p.kind)]
+    rows = [_row(p, registry, check) for p in registry.plugins if kind in (None, p.kind)]
     if as_json:
         print_json(rows)
     else:
@@ -68,7 +67,10 @@ def list_plugins(kind: str | None, check: bool, as_json: bool) -> None:
 @name_argument
 @as_json
 def show(kind: str, name: str, as_json: bool) -> None:
-    """Show a plugin: its options, what it declares, an example."""
+    """Show a plugin: its options, what it declares, an example.
+
+    A reward may be in an environment of its own, NAME@/path/to/venv.
+    """
     from dataclasses import asdict
 
     from orwcfm_core.registry import Registry
@@ -76,8 +78,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
     from orwcfm_cli.plugin_pages import describe
 
     registry = Registry()
-    with redirect_stdout(sys.stderr):
-        page = describe(registry.get(kind, name), registry)
+    page = describe(_plugin(kind, name, registry), registry)
     if as_json:
         print_json(asdict(page))
     else:
@@ -92,19 +93,22 @@ def show(kind: str, name: str, as_json: bool) -> None:
 def check(kind: str, name: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Check that a plugin keeps to the contract, by running it on a small example."""
     from orwcfm_core.registry import Registry
+    from orwcfm_core.remote import RemotePlugin
 
     registry = Registry()
-    plugin, options = registry.get(kind, name), _options(kind, settings)
-    out, rows = sys.stdout, []
-    with redirect_stdout(sys.stderr):
-        from orwcfm_core.testing import check as conformance
+    plugin, options = _plugin(kind, name, registry), _options(kind, settings)
+    if isinstance(plugin, RemotePlugin):
+        there = plugin.environment.interpreter.with_name("orwcfm")
+        raise UserError(f"{plugin}: check it there: {there} plugins check {kind} {plugin.asked}, or run its tests")
+    from orwcfm_core.testing import check as conformance
 
-        changed = {**plugin.spec.example.options, **options} if options else None
-        for result in conformance(kind, name, changed, registry):
-            rows.append({"check": result.name, "status": result.status, "message": result.message})
-            if not as_json:
-                text = " ".join(result.message.split())
-                click.echo(line([result.status, result.name, text], [7, 32]), file=out)
+    rows = []
+    changed = {**plugin.spec.example.options, **options} if options else None
+    for result in conformance(kind, name, changed, registry):
+        rows.append({"check": result.name, "status": result.status, "message": result.message})
+        if not as_json:
+            text = " ".join(result.message.split())
+            click.echo(line([result.status, result.name, text], [7, 32]))
     counts = {status: sum(row["status"] == status for row in rows) for status in ("passed", "failed", "skipped")}
     if as_json:
         print_json(rows)
@@ -140,6 +144,15 @@ def doctor(seconds: float, as_json: bool) -> None:
     _say_what_is_missing(registry)
     if any(row["error"] for row in rows):
         sys.exit(BROKEN)
+
+
+def _plugin(kind: str, name: str, registry: Registry) -> Plugin | RemotePlugin:
+    """What is installed here, or a reward in an environment of its own."""
+    from orwcfm_core.remote import RemotePlugin
+    from orwcfm_core.resolve import located
+
+    asked, environment = located(name) if kind == "reward" else (name, "")
+    return RemotePlugin(asked, environment) if environment else registry.get(kind, asked)
 
 
 def _row(plugin: Plugin, registry: Registry, check: bool) -> dict[str, Any]:
@@ -208,15 +221,14 @@ def _diagnoses(registry: Registry, seconds: float, as_json: bool) -> Iterator[di
     """Examine all plugins; print each line when it is known, for this takes a while."""
     from dataclasses import asdict
 
-    from orwcfm_cli.plugin_doctor import examine
+    from orwcfm_cli.plugin_doctor import examine_all
 
     titles = ["kind", "name", "distribution", "light", "factory", ""]
     table = [[*_cells(_identity(plugin)), "00.000 s", "00.000 s", ""] for plugin in registry.plugins]
     columns = widths([titles, *table])
     if not as_json:
         click.echo(line(titles, columns))
-    for plugin, cells in zip(registry.plugins, table, strict=True):
-        found = examine(plugin, registry, seconds)
+    for plugin, cells, found in zip(registry.plugins, table, examine_all(registry, seconds), strict=True):
         if not as_json:
             times = [f"{t:6.3f} s" if t is not None else "-" for t in (found.light_seconds, found.factory_seconds)]
             click.echo(line([*cells[:3], *times, found.verdict], columns))

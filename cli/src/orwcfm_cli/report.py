@@ -14,7 +14,7 @@ from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import Guide, Mark, Series, Trail, line_chart, number, plane, spans_decades
 from orwcfm_cli.options import flat
 from orwcfm_cli.page import ARROW, DASH, DOT, duration, fact_list, figure, image, page, table, written
-from orwcfm_cli.report_data import Picture, RunRecord, read_run, running_mean
+from orwcfm_cli.report_data import Picture, RunRecord, finite, read_run, running_mean
 from orwcfm_cli.report_metrics import ALPHA, Metric, metrics_of
 from orwcfm_cli.report_verdict import Verdict, judge, measure_name, plain
 
@@ -79,6 +79,9 @@ def _unfinished(run: RunRecord) -> str:
     done = run.numbers[-1] if run.rounds else 0
     if done >= run.planned:
         return ""
+    if run.final:
+        best = number(run.end("round") or 0.0)
+        return f"<p>Stopped after {done} of {run.planned} rounds; the result is round {best}, the best of them.</p>"
     command = escape(shlex.join(["orwcfm", "resume", run.name]))
     return f"<p>{done} of {run.planned} rounds are done. To go on: <code>{command}</code></p>"
 
@@ -254,15 +257,12 @@ def _number_row(run: RunRecord, metric: Metric) -> list[str]:
 
 def _scales(run: RunRecord) -> str:
     """How several rewards compare on the reference's samples."""
-    measured, correlations = run.reference.get("rewards"), run.reference.get("correlations")
-    if not isinstance(measured, Mapping) or not isinstance(correlations, Mapping) or len(measured) < 2:
+    measured, correlations = (_tables(run.reference.get(key)) for key in ("rewards", "correlations"))
+    if len(measured) < 2:
         return ""
-    rows = [
-        [escape(name), *(DASH if scale.get(key) is None else number(scale[key]) for key in ("mean", "std"))]
-        for name, scale in measured.items()
-    ]
+    rows = [[escape(name), *(_or_dash(scale.get(key)) for key in ("mean", "std"))] for name, scale in measured.items()]
     pairs = [
-        f"{first} and {second} {DASH if value is None else number(value)}"
+        f"{first} and {second} {_or_dash(value)}"
         for first, others in correlations.items()
         for second, value in others.items()
     ]
@@ -270,6 +270,16 @@ def _scales(run: RunRecord) -> str:
         f"<h2>Rewards on the reference's samples</h2>\n{table(['Reward', 'Mean', 'Spread'], rows)}\n"
         f"<p class=soft>Correlation: {escape('; '.join(pairs))}.</p>"
     )
+
+
+def _tables(value: Any) -> dict[str, Mapping[str, Any]]:
+    """Those of a table's entries that are tables themselves."""
+    return {k: v for k, v in value.items() if isinstance(v, Mapping)} if isinstance(value, Mapping) else {}
+
+
+def _or_dash(value: Any) -> str:
+    known = finite(value)
+    return DASH if known is None else number(known)
 
 
 def _terms(run: RunRecord, metrics: Sequence[Metric]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,12 @@ from typing import Any
 
 from orwcfm_core.errors import UserError
 
-__all__ = ["Picture", "RunRecord", "mean", "read_run", "running_mean"]
+__all__ = ["Picture", "RunRecord", "finite", "mean", "read_run", "running_mean"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_AVERAGED = 5
+LARGEST = 1e60
+"""What no metric reaches; squares of it are still numbers. What is smaller than its inverse is 0."""
 NOT_OPTIONS = ("versions", "notes")
 
 
@@ -61,7 +62,7 @@ class RunRecord:
         found = {"reg.alpha": table.get("alpha")} | {
             f"reg.{name}.alpha": own.get("alpha") for name, own in table.items() if isinstance(own, Mapping)
         }
-        return {option: float(alpha) for option, alpha in found.items() if isinstance(alpha, int | float)}
+        return {option: known for option, alpha in found.items() if (known := finite(alpha)) is not None}
 
     @property
     def options(self) -> dict[str, Mapping[str, Any]]:
@@ -103,7 +104,7 @@ class RunRecord:
 
     def series(self, key: str) -> list[float | None]:
         """A metric in every round; None where it is missing or not finite."""
-        return [_finite(row.get(key)) for row in self.rounds]
+        return [finite(row.get(key)) for row in self.rounds]
 
     @property
     def numbers(self) -> list[int]:
@@ -112,7 +113,7 @@ class RunRecord:
 
     def baseline(self, key: str) -> float | None:
         """A metric of the reference before training."""
-        return _finite(self.reference.get(key))
+        return finite(self.reference.get(key))
 
     def start(self, key: str) -> float | None:
         """A metric of the reference if known, else of the first round."""
@@ -121,7 +122,7 @@ class RunRecord:
 
     def end(self, key: str) -> float | None:
         """A metric as measured on fresh samples when the run was done, else its mean over the last rounds."""
-        known = _finite(self.final.get(key))
+        known = finite(self.final.get(key))
         return known if known is not None else mean([v for v in self.series(key) if v is not None][-self.averaged :])
 
     def best(self, key: str, high: bool) -> tuple[float, int] | None:
@@ -147,7 +148,7 @@ def read_run(run: Path) -> RunRecord:
         config = tomllib.loads(text)
     except OSError as e:
         raise UserError(f"expected a run folder, but {path} cannot be read: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: expected TOML, {e}") from e
     return RunRecord(
         run.resolve().name,
@@ -171,10 +172,11 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def finite(value: Any) -> float | None:
+    """A number that can be counted with and drawn; None of anything else, for the files may have been edited."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
         return None
-    return float(value)
+    return float(value) if abs(value) * LARGEST > 1 else 0.0
 
 
 def _rounds(run: Path) -> list[dict[str, Any]]:
@@ -183,7 +185,7 @@ def _rounds(run: Path) -> list[dict[str, Any]]:
     rounds: dict[int, dict[str, Any]] = {}
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         row = _object(line)
-        if _finite(row.get("round")) is not None:
+        if finite(row.get("round")) is not None:
             rounds[int(row["round"])] = row
     return [rounds[number] for number in sorted(rounds)]
 
@@ -196,7 +198,7 @@ def _object(data: bytes) -> dict[str, Any]:
     """A JSON object; empty if it is none, as the last line of a run that was killed."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -8,7 +8,7 @@ from math import sqrt
 from statistics import median
 
 from orwcfm_cli.charts import MINUS, number
-from orwcfm_cli.report_data import RunRecord, mean
+from orwcfm_cli.report_data import RunRecord, finite, mean
 
 __all__ = ["Verdict", "judge", "measure_name", "plain"]
 
@@ -143,9 +143,9 @@ def _loosen(run: RunRecord) -> list[str]:
     if not now:
         advice = ["Add an anchor to the reference: --reg w2 --alpha 0.3."]
     if weighting not in SIGNED_WEIGHTINGS:
-        tau = run.option("weighting", "tau")
+        tau = finite(run.option("weighting", "tau"))
         advice.append(f"Use --weighting advantage (now {weighting}): it rewards what is better than the average.")
-        advice.append(f"Or lower weighting.tau (--tau, now {tau:g})." if isinstance(tau, int | float) else "")
+        advice.append(f"Or lower weighting.tau (--tau, now {tau:g})." if tau is not None else "")
     best = run.best(_measure(run), high=True)
     until = f"; the best value was reached in round {best[1]}" if best and best[1] < 0.9 * len(run.rounds) else ""
     advice.append(f"Train for fewer rounds (--rounds, now {run.planned or len(run.rounds)}){until}.")

@@ -32,6 +32,9 @@ FLAGS = {
     "early_stop": "train.early_stop",
     "seed": "train.seed",
     "device": "train.device",
+    "precision": "train.precision",
+    "compile": "train.compile",
+    "threads": "train.threads",
     "prompt": "reward.prompt",
 }
 """Which option each fixed flag sets."""
@@ -58,6 +61,9 @@ _OPTIONS = (
     ),
     click.option("--seed", help="Seed of all random numbers (train.seed)."),
     click.option("--device", help="auto, cpu, cuda, ... (train.device)."),
+    click.option("--precision", help="auto, fp32, bf16, fp16 (train.precision)."),
+    click.option("--compile", flag_value="true", default=None, help="Compile the networks (train.compile)."),
+    click.option("--threads", help="Threads of the CPU (train.threads)."),
     click.option("--prompt", multiple=True, help="Prompt; may be given several times."),
     click.option("--callback", multiple=True, help="What is told of the run's events; several times for several."),
     click.option("--set", "settings", multiple=True, metavar="SECTION.OPTION=VALUE", help="Set any option."),

@@ -14,10 +14,13 @@ from orwcfm_core.checkpoint import load_checkpoint, newest_checkpoint, save_chec
 from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.evaluation import evaluate
+from orwcfm_core.memory import check_room, explained
+from orwcfm_core.registry import unforeseen
 from orwcfm_core.reward import Judge
-from orwcfm_core.trainer import State
+from orwcfm_core.trainer import State, Trainer
 
 from orwcfm_cli.assemble import assemble, build_callbacks
+from orwcfm_cli.culprit import culprit
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import noise_of, save_round, shared
@@ -31,6 +34,7 @@ from orwcfm_cli.trained import Trained
 __all__ = ["plan", "resume", "sample", "start"]
 
 
+@explained()
 def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
     """Do a new run.
 
@@ -43,25 +47,25 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
     """
     folder = RunFolder.choose(out, config)
     callbacks = build_callbacks(config)
-    trainer, state = assemble(config)
-    with Display(config.train.rounds, done=0) as display:
-        notes = _notes(state, config)
-        for name, text in notes.items():
-            display.note(f"{name.replace('_', ' ')}: {text}")
-        # Before anything is written: a reward that cannot score these prompts says so here.
-        reference = evaluate(state, config.train.eval_samples)
+    with Display(config.train.rounds) as display:
+        with unforeseen(lambda e: culprit(e, config)):
+            trainer, state = _assembled(config)
+            notes = _notes(state, config)
+            for name, text in notes.items():
+                display.note(f"{name.replace('_', ' ')}: {text}")
+            # Before anything is written: a reward that cannot score these prompts says so here.
+            reference = evaluate(state, config.train.eval_samples)
         for line in scale_report(reference, config):
             display.note(line)
-        folder.make()
+        folder = folder.make()
         with lock(folder.path):
             display.note(f"run folder: {folder.path}")
             folder.write_config(config, notes)
-            folder.write_json("reference.json", reference)
-            save_round(state, folder, config)
-            save_checkpoint(state, folder.checkpoints, config.train.keep)
+            _begin(state, folder, config, reference)
             return Session(trainer, state, folder, config, callbacks, display).go_on()
 
 
+@explained()
 def resume(path: Path, changes: Tables) -> dict[str, Any]:
     """Go on with a run from its newest checkpoint.
 
@@ -75,18 +79,47 @@ def resume(path: Path, changes: Tables) -> dict[str, Any]:
     folder = RunFolder.open(path)
     with lock(folder.path):
         config = folder.read_config(changes)
-        checkpoint = newest_checkpoint(folder.checkpoints)
-        callbacks = build_callbacks(config)
-        trainer, state = assemble(config)
-        load_checkpoint(state, checkpoint)
-        if changes:
-            folder.write_config(config, _notes(state, config))
-        folder.rewind(state.round)
-        with Display(config.train.rounds, done=state.round) as display:
+        with Display(config.train.rounds) as display:
+            checkpoint = None if folder.unstarted else newest_checkpoint(folder.checkpoints)
+            callbacks = build_callbacks(config)
+            trainer, state = _assembled(config)
+            if checkpoint:
+                load_checkpoint(state, checkpoint)
+            if config.train.rounds < state.round:
+                raise UserError(
+                    f"train.rounds: expected at least the {state.round} that are done, got {config.train.rounds}"
+                )
+            if changes:
+                folder.write_config(config, _notes(state, config))
+            missing = folder.rewind(state.round)
+            if missing:
+                display.note(f"warning: metrics.jsonl has no line of {missing} of the rounds that are done")
+            if not checkpoint:
+                _begin(state, folder, config, evaluate(state, config.train.eval_samples))
+            display.starts_after(state.round)
             display.note(f"run folder {folder.path}, from round {state.round}")
             return Session(trainer, state, folder, config, callbacks, display).go_on()
 
 
+def _assembled(config: RunConfig) -> tuple[Trainer, State]:
+    """Trainer and state of a run that fits into memory."""
+    trainer, state = assemble(config)
+    train, backbone = config.train, state.components.backbone
+    x = torch.zeros((1, *backbone.sample_shape), device=state.device)
+    with torch.no_grad():
+        pixels = backbone.to_images(x).numel()
+    check_room(train.samples, train.draws, train.eval_samples, x.numel(), pixels, state.device)
+    return trainer, state
+
+
+def _begin(state: State, folder: RunFolder, config: RunConfig, reference: dict[str, Any]) -> None:
+    """Write what there is before the first round."""
+    folder.write_json("reference.json", reference)
+    save_round(state, folder, config)
+    save_checkpoint(state, folder.checkpoints, config.train.keep)
+
+
+@explained()
 def plan(config: RunConfig) -> dict[str, Any]:
     """Build everything, do two rounds and an evaluation that are thrown away, and say what a run would take.
 
@@ -96,7 +129,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     Returns:
         The plan: seconds, GiB and counts.
     """
-    trainer, state = assemble(config)
+    trainer, state = _assembled(config)
     train = config.train
     # The first round warms up.
     trainer.round(state)
@@ -124,6 +157,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     }
 
 
+@explained()
 def sample(
     path: Path, count: int, prompts: Sequence[str], seed: int, reference: bool, out: Path | None
 ) -> dict[str, Any]:

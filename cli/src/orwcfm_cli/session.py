@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from orwcfm_core.checkpoint import best_checkpoint, forget_after, load_checkpoint, save_checkpoint
+import torch
+from orwcfm_core.checkpoint import best_checkpoint, best_round, forget_after, load_checkpoint, save_checkpoint
 from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.evaluation import evaluate
 from orwcfm_core.events import CallbackError, Callbacks, Run
+from orwcfm_core.registry import unforeseen
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from orwcfm_cli.culprit import culprit
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import save_round
-from orwcfm_cli.interrupt import interruptible
+from orwcfm_cli.interrupt import Signals
 from orwcfm_cli.report import write_report
 from orwcfm_cli.watch import Watch, quality
 
@@ -63,34 +68,40 @@ class Session:
 
         Raises:
             RunError: The run failed.
-            SystemExit: A signal ended it, after saving; the code is 128 plus the signal's number.
+            SystemExit: A signal ended it; the code is 128 plus the signal's number.
         """
+        with Signals(self._patience) as signals:
+            try:
+                return self._go_on(signals)
+            except KeyboardInterrupt:
+                self.display.note(f"stopped at once; go on from what is saved: orwcfm resume {self.folder.path}")
+                raise SystemExit(128 + signals.caught) from None
+
+    def _go_on(self, signals: Signals) -> dict[str, Any]:
         try:
-            self.callbacks.run_start(self.run, self.reference)
-            stopped_by = self._rounds()
-            result = {} if stopped_by else evaluate(self.state, self.config.train.eval_samples)
-        except (RunError, UserError) as e:
+            with unforeseen(lambda e: culprit(e, self.config)):
+                self.callbacks.run_start(self.run, self.reference)
+                self._rounds(signals)
+                result = {} if signals.caught else evaluate(self.state, self.config.train.eval_samples)
+        except (RunError, UserError, OSError) as e:
             self._rescue(e)
             with suppress(CallbackError):
                 self.callbacks.run_end(self.run, "failed", {})
             raise
-        if stopped_by:
+        if signals.caught:
             self._keep("interrupted")
             self.callbacks.run_end(self.run, "interrupted", {})
-            raise SystemExit(128 + stopped_by)
+            raise SystemExit(128 + signals.caught)
         self.folder.write_json("final.json", {"round": self.state.round, **result})
         report = write_report(self.folder.path)
         self.callbacks.run_end(self.run, "done", result)
         return {**result, "run": str(self.folder.path), "report": str(report)}
 
-    def _rounds(self) -> int:
-        """Do the rounds that are left; returns the signal that ended them, or 0."""
-        with interruptible() as caught:
-            while self.state.round < self.config.train.rounds and not self._past_the_best():
-                if caught():
-                    return caught()
+    def _rounds(self, signals: Signals) -> None:
+        """Do the rounds that are left, until a signal comes."""
+        with signals.waiting():
+            while self.state.round < self.config.train.rounds and not signals.caught and not self._past_the_best():
                 self._round()
-        return 0
 
     def _round(self) -> None:
         train = self.config.train
@@ -105,30 +116,34 @@ class Session:
             save_round(self.state, self.folder, self.config)
         self.callbacks.round_end(self.run, metrics)
         if self.state.round % train.checkpoint_every == 0 or last:
-            checkpoint = self._save()
+            checkpoint = self._save(quality(self.rounds))
             self.callbacks.checkpoint(self.run, checkpoint)
 
-    def _save(self) -> Any:
-        return save_checkpoint(self.state, self.folder.checkpoints, self.config.train.keep, quality(self.rounds))
+    def _save(self, quality: float | None) -> Path:
+        self.folder.flush_metrics()
+        return save_checkpoint(self.state, self.folder.checkpoints, self.config.train.keep, quality)
 
     def _past_the_best(self) -> bool:
         """Whether the judge has seen nothing better for too long; if so, the run goes back to its best checkpoint."""
-        best = best_checkpoint(self.folder.checkpoints) if self.config.train.early_stop else None
-        if best is None:
+        folder, patience, now = self.folder.checkpoints, self.config.train.early_stop, self.state.round
+        best = best_round(folder) if patience else None
+        if best is None or now - best < patience:
             return False
-        best_round, now = int(best.name.removeprefix("round_")), self.state.round
-        if now - best_round < self.config.train.early_stop:
+        found = best_checkpoint(folder)
+        # None, or another one, where that of the best round turns out to be damaged.
+        if found is None or best_round(folder) != best:
             return False
-        load_checkpoint(self.state, best)
-        forget_after(self.folder.checkpoints, best)
-        self.display.note(f"stopped after round {now}: nothing was better than round {best_round}, which is the result")
+        load_checkpoint(self.state, found)
+        forget_after(folder, found)
+        self.display.note(f"stopped after round {now}: nothing was better than round {best}, which is the result")
         return True
 
     def _keep(self, why: str) -> None:
         """Save where the run stands, and say how to go on."""
-        self._save()
-        write_report(self.folder.path)
+        # Of no quality where none was due: a run that was never interrupted would not have it to go back to.
         done = self.state.round
+        self._save(quality(self.rounds) if done % self.config.train.checkpoint_every == 0 else None)
+        write_report(self.folder.path)
         self.display.note(f"{why} and saved after round {done}; go on with: orwcfm resume {self.folder.path}")
 
     def _rescue(self, error: Exception) -> None:
@@ -138,6 +153,17 @@ class Session:
             self._keep("stopped by a callback")
         if isinstance(error, SkippedTooOften):
             file = self.folder.path / "failed" / f"round_{self.state.round + 1:04d}.safetensors"
-            file.parent.mkdir(exist_ok=True)
-            save_file({name: tensor.contiguous().cpu() for name, tensor in error.inputs.items()}, file)
-            self.display.note(f"what the last update was to work on is in {file}")
+            try:
+                file.parent.mkdir(exist_ok=True)
+                # Copies: safetensors refuses tensors that share memory.
+                save_file(
+                    {name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in error.inputs.items()},
+                    file,
+                )
+            except (OSError, SafetensorError) as e:
+                self.display.note(f"what the last update was to work on could not be written to {file}: {e}")
+            else:
+                self.display.note(f"what the last update was to work on is in {file}")
+
+    def _patience(self) -> None:
+        self.display.note(f"round {self.state.round + 1} is finished and saved first; again: at once")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
 import itertools
@@ -15,6 +14,7 @@ from typing import Any
 
 from orwcfm_core.config import SECTIONS
 from orwcfm_core.errors import UserError
+from orwcfm_core.layers import layered
 
 from orwcfm_cli.options import Tables, put
 from orwcfm_cli.run_options import FLAGS
@@ -41,10 +41,10 @@ class Combination:
 
     def over(self, base: Tables) -> Tables:
         """The base configuration with these values."""
-        tables = copy.deepcopy(base)
+        tables: Tables = {}
         for option, value in self.values.items():
             put(tables, option, value)
-        return tables
+        return layered(base, tables)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from orwcfm_core.errors import UserError
 
 from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.display import Display
-from orwcfm_cli.interrupt import interruptible
+from orwcfm_cli.interrupt import Signals
 from orwcfm_cli.lock import lock
 from orwcfm_cli.options import Tables, flat, to_toml
 from orwcfm_cli.sweep_folder import Plan, SweepFolder, is_sweep, resolve_all
@@ -91,7 +91,7 @@ class _Sweep:
         self.waiting: list[str] = []
         self.ended = 0
         self.done: dict[str, int] = {}
-        self.display = Display(sum(self.rounds.values()), done=0)
+        self.display = Display(sum(self.rounds.values()))
 
     def do(self) -> dict[str, Any]:
         """Do what is left.
@@ -107,14 +107,14 @@ class _Sweep:
             # After a kill, metrics may be ahead of the checkpoint that a run goes on from; the bar sorts itself out.
             self.done = {n: self.folder.rounds_done(n) if n in self.waiting else k for n, k in self.rounds.items()}
             self._announce()
-            with interruptible() as caught, self.pool:
-                stopped_by = self._work(caught)
+            with Signals(self._patience) as signals, self.pool, signals.waiting():
+                self._work(signals)
             rows = self._results()
             report = write_sweep_report(self.folder, self.plan.grid, rows)
-            if stopped_by:
+            if signals.caught:
                 command = shlex.join(["orwcfm", "sweep", "--resume", str(self.folder.path)])
                 self.display.note(f"interrupted and saved; go on with: {command}")
-                raise SystemExit(128 + stopped_by)
+                raise SystemExit(128 + signals.caught)
         return {
             "runs": len(rows),
             "done": sum(row.status == "done" for row in rows),
@@ -133,25 +133,26 @@ class _Sweep:
             f"thread{'' if self.plan.threads == 1 else 's'} each"
         )
 
-    def _work(self, caught: Callable[[], int]) -> int:
-        """Do all that is waiting; returns the signal that ended it, or 0."""
+    def _patience(self) -> None:
+        self.display.note(f"interrupted: {len(self.pool.children)} runs end their rounds and save; again: at once")
+
+    def _work(self, signals: Signals) -> None:
+        """Do all that is waiting, until a signal comes."""
         told = False
         began = time.monotonic()
         try:
-            while self.pool.children or (self.waiting and not caught()):
-                if caught() and not told:
+            while self.pool.children or (self.waiting and not signals.caught):
+                if signals.caught and not told:
                     told = True
-                    self.display.note(f"interrupted: {len(self.pool.children)} runs end their rounds and save")
                     self.pool.interrupt()
-                if not caught():
+                if not signals.caught:
                     self._fill(time.monotonic() - began)
                 for name, code in self.pool.ended().items():
-                    self._note_end(name, code, caught() != 0)
+                    self._note_end(name, code, signals.caught != 0)
                 self._show()
                 time.sleep(POLL)
         except KeyboardInterrupt:
             self.display.note("interrupted again: the runs are ended as they are")
-        return caught()
 
     def _fill(self, seconds: float) -> None:
         """Start what can be started."""

@@ -62,8 +62,10 @@ class Trained:
         return cls(config, backbone.to(device), device, int(chosen.name.removeprefix("round_")))
 
     def autocast(self) -> torch.autocast:
-        """Compute in the run's precision."""
-        return autocast(self.device, choose_precision(self.config.train.precision, self.device))
+        """Compute in the run's precision; what a GPU trained in fp16 is drawn from anywhere."""
+        asked = self.config.train.precision
+        precision = "auto" if asked == "fp16" and self.device.type == "cpu" else asked
+        return autocast(self.device, choose_precision(precision, self.device))
 
     def draw(self, reference: bool, noise: Tensor, prompts: Sequence[str]) -> Tensor:
         """Sample with the run's sampler.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -25,8 +26,16 @@ def quality(rounds: Sequence[Mapping[str, Any]]) -> float | None:
         rounds: Lines of metrics.jsonl, up to now.
     """
     keys = [key for key in (rounds[-1] if rounds else {}) if key.startswith("heldout_")] or ["reward_mean"]
-    values = [row[keys[0]] for row in rounds[-SMOOTHED:] if row.get(keys[0]) is not None]
+    values = [value for row in rounds[-SMOOTHED:] if (value := known(row, keys[0])) is not None]
     return fmean(values) if values else None
+
+
+def known(row: Mapping[str, Any], key: str) -> float | None:
+    """A metric; None where it is missing, or nothing to count with: the file may have been edited."""
+    value: Any = row.get(key)
+    # An integer may be larger than any float.
+    counts = type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
+    return float(value) if counts else None
 
 
 class Watch:
@@ -39,7 +48,7 @@ class Watch:
 
     def __init__(self, reference: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> None:
         # Whoever draws nothing but what satisfies keeps this much.
-        self.kept = reference.get("satisfying_diversity") or reference.get("diversity")
+        self.kept = known(reference, "satisfying_diversity") or known(reference, "diversity")
         self.rounds = rounds
         self.warned: set[str] = set()
 
@@ -53,9 +62,9 @@ class Watch:
     def _late(self, key: str, before: int = 0) -> float | None:
         """Mean of a metric over the last rounds; None before there are enough."""
         end = len(self.rounds) - before
-        values = [row.get(key) for row in self.rounds[max(0, end - SMOOTHED) : end]]
-        known = [value for value in values if value is not None]
-        return fmean(known) if len(known) == SMOOTHED else None
+        values = [known(row, key) for row in self.rounds[max(0, end - SMOOTHED) : end]]
+        found = [value for value in values if value is not None]
+        return fmean(found) if len(found) == SMOOTHED else None
 
     def _diversity(self) -> str:
         late = self._late("diversity")

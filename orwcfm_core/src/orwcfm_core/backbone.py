@@ -15,12 +15,12 @@ Condition = Mapping[str, Tensor]
 """What a backbone made of prompts: named tensors whose first dimension is the batch; empty if unconditional."""
 
 
-def select(condition: Condition, rows: Tensor) -> Condition:
+def select(condition: Condition, rows: Tensor | slice) -> Condition:
     """The condition of the given rows.
 
     Args:
         condition: Tensors `(B, *)`.
-        rows: Indices or mask into the batch.
+        rows: Indices or mask into the batch, or a slice of it.
     """
     return {name: value[rows] for name, value in condition.items()}
 

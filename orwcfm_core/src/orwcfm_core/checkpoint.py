@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from orwcfm_core.trainer import State
 
 __all__ = [
     "best_checkpoint",
+    "best_round",
     "forget_after",
     "load_checkpoint",
     "load_sampling_policy",
@@ -28,15 +32,21 @@ __all__ = [
     "save_checkpoint",
 ]
 
+log = logging.getLogger(__name__)
+
 _MANIFEST = "manifest.json"
 _MEMORY = "memory."
+_FILES = frozenset({"policy.safetensors", "sampling.safetensors", "training.safetensors", "state.json"})
+_MISFITS = (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError)
+"""What reading a checkpoint of something else may raise; RecursionError is a RuntimeError."""
 
 
 def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None = None) -> Path:
     """Write a checkpoint so that it is either there as a whole or not at all.
 
     All files are written to a temporary folder and flushed, the manifest with their SHA-256 last; then the folder is
-    renamed. Older checkpoints beyond `keep` are removed, but for the one of the best quality.
+    renamed. Older checkpoints beyond `keep` are removed, but for the one of the best quality; so are newer ones, which
+    are damaged if the run went on from an older one.
 
     Args:
         state: What is saved.
@@ -54,7 +64,7 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
     temporary = folder / f".{final.name}.{os.getpid()}"
     try:
         for stale in folder.glob(".round_*"):
-            shutil.rmtree(stale, ignore_errors=True)
+            _remove(stale)
         temporary.mkdir(parents=True)
         files = _tensors(state)
         _check_space(folder, sum(t.nbytes for tensors in files.values() for t in tensors.values()))
@@ -66,6 +76,7 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
             "weighting": state.components.weighting.state(),
             "objective": state.components.objective.state(),
             "schedules": state.components.schedules.state(),
+            "scaler": state.scaler.state_dict(),
             "computed": f"{state.device.type}, {state.precision}",
         }
         (temporary / "state.json").write_text(json.dumps(about))
@@ -75,30 +86,46 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
         )
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
+        if _digests(final) == digests and _intact(final):
+            # It is there already, as when a signal comes right after it was written. Removing it, to put the same in
+            # its place, could lose it.
+            (temporary / _MANIFEST).replace(final / _MANIFEST)
+            shutil.rmtree(temporary)
+        else:
+            # What was there is damaged: this run went on from an older one.
+            _discard(final)
+            temporary.rename(final)
         _flush(folder)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(f"cannot write checkpoint {final}: {e}; free space, then go on with resume") from e
-    best = best_checkpoint(folder)
+        raise RunError(f"cannot write checkpoint {final}: {e}; those before it are whole, and resume uses them") from e
+    forget_after(folder, final)
+    best = _best(folder)
     for old in _by_round(folder)[:-keep]:
         if old != best:
-            shutil.rmtree(old, ignore_errors=True)
+            _discard(old)
     return final
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the best quality, the newest of several; None where none has any."""
-    known = [(quality, i, path) for i, path in enumerate(_by_round(folder)) if (quality := _quality(path)) is not None]
-    return max(known)[2] if known else None
+    """The intact checkpoint of the best quality, the newest of several; None where none has any."""
+    while (best := _best(folder)) and not _intact(best):
+        _discard(best)
+    return best
+
+
+def best_round(folder: Path) -> int | None:
+    """The round of the best checkpoint, by the manifests alone: cheap enough to be asked every round."""
+    best = _best(folder)
+    return _round(best) if best else None
 
 
 def forget_after(folder: Path, checkpoint: Path) -> None:
     """Remove the checkpoints that are newer than one of them, which thereby becomes the newest."""
-    paths = _by_round(folder)
-    for newer in paths[paths.index(checkpoint) + 1 :]:
-        shutil.rmtree(newer, ignore_errors=True)
+    for newer in reversed(_by_round(folder)):
+        if _round(newer) <= _round(checkpoint):
+            break
+        _discard(newer)
 
 
 def newest_checkpoint(folder: Path) -> Path:
@@ -110,6 +137,7 @@ def newest_checkpoint(folder: Path) -> Path:
     for candidate in reversed(_by_round(folder)):
         if _intact(candidate):
             return candidate
+        log.warning("%s is passed over: its files are not those of its manifest", candidate)
     raise UserError(f"no intact checkpoint in {folder}: nothing to go on from; start a new run")
 
 
@@ -125,8 +153,8 @@ def load_sampling_policy(policy: Policy, checkpoint: Path) -> None:
     """
     try:
         _copy(load_file(checkpoint / "sampling.safetensors"), policy.parameters())
-    except (OSError, ValueError, SafetensorError) as e:
-        raise UserError(f"{checkpoint} is not a checkpoint of this model: {e}") from e
+    except _MISFITS as e:
+        raise _misfit(checkpoint, e) from e
 
 
 def load_checkpoint(state: State, checkpoint: Path) -> None:
@@ -139,18 +167,22 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
     Raises:
         UserError: The checkpoint is of another model, or was computed on another kind of device.
     """
+    try:
+        about = json.loads((checkpoint / "state.json").read_text())
+        here, there = f"{state.device.type}, {state.precision}", about["computed"]
+        if there != here:
+            raise UserError(f"{checkpoint} was computed on {there}, and this is {here}: resume it there")
+        _restore(state, checkpoint, about)
+    except _MISFITS as e:
+        raise _misfit(checkpoint, e) from e
+
+
+def _restore(state: State, checkpoint: Path, about: dict[str, Any]) -> None:
     device = str(state.device)
     policy = state.components.backbone.policy().parameters()
-    try:
-        _copy(load_file(checkpoint / "policy.safetensors", device), policy)
-        _copy(load_file(checkpoint / "sampling.safetensors", device), dict(zip(policy, state.ema.average, strict=True)))
-        stored = load_file(checkpoint / "training.safetensors", device)
-        about = json.loads((checkpoint / "state.json").read_text())
-    except (OSError, ValueError, SafetensorError) as e:
-        raise UserError(f"{checkpoint} is not a checkpoint of this model: {e}") from e
-    here = f"{state.device.type}, {state.precision}"
-    if about["computed"] != here:
-        raise UserError(f"{checkpoint} was computed on {about['computed']}, and this is {here}: resume it there")
+    _copy(load_file(checkpoint / "policy.safetensors", device), policy)
+    _copy(load_file(checkpoint / "sampling.safetensors", device), dict(zip(policy, state.ema.average, strict=True)))
+    stored = load_file(checkpoint / "training.safetensors", device)
     state.generator.set_state(stored.pop("generator").cpu())
     torch.set_rng_state(stored.pop("global_generator").cpu())
     kept = [name for name in stored if name.startswith(_MEMORY)]
@@ -166,7 +198,14 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
     state.components.weighting.load_state(about["weighting"])
     state.components.objective.load_state(about["objective"])
     state.components.schedules.load_state(about.get("schedules", {}))
+    if state.scaler.is_enabled():
+        state.scaler.load_state_dict(about["scaler"])
     state.round, state.skipped = about["round"], about["skipped"]
+
+
+def _misfit(checkpoint: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{checkpoint} is not a checkpoint of this model: {type(error).__name__}: {reason}")
 
 
 def _tensors(state: State) -> dict[str, dict[str, Tensor]]:
@@ -196,7 +235,32 @@ def _copy(stored: dict[str, Tensor], into: Any) -> None:
 def _by_round(folder: Path) -> list[Path]:
     """All checkpoints, oldest first."""
     found = [path for path in folder.glob("round_*") if path.name.removeprefix("round_").isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("round_")))
+    return sorted(found, key=_round)
+
+
+def _round(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("round_"))
+
+
+def _best(folder: Path) -> Path | None:
+    known = [(quality, i, path) for i, path in enumerate(_by_round(folder)) if (quality := _quality(path)) is not None]
+    return max(known)[2] if known else None
+
+
+def _discard(checkpoint: Path) -> None:
+    """Remove a checkpoint at once: half of one, its manifest included, could pass for the best."""
+    gone = checkpoint.with_name(f".{checkpoint.name}.gone")
+    _remove(gone)
+    with suppress(OSError):
+        checkpoint.rename(gone)
+    _remove(gone)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a file in the place of one."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -206,19 +270,33 @@ def _check_space(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{needed / 2**20:.1f} MiB are needed, and {free / 2**20:.1f} MiB are free")
 
 
-def _quality(checkpoint: Path) -> float | None:
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    """What its manifest says; empty if nothing that can be read."""
     try:
-        quality = json.loads((checkpoint / _MANIFEST).read_text()).get("quality")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return float(quality) if isinstance(quality, int | float) else None
+        content = json.loads((checkpoint / _MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _quality(checkpoint: Path) -> float | None:
+    quality: Any = _manifest(checkpoint).get("quality")
+    # Larger than any float is no quality either; of a bool, only a person could have made one.
+    known = type(quality) in (int, float) and -sys.float_info.max <= quality <= sys.float_info.max
+    return float(quality) if known else None
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """The SHA-256 of each file that its manifest lists; empty unless it lists exactly those of a checkpoint."""
+    listed = _manifest(checkpoint).get("sha256")
+    return listed if isinstance(listed, dict) and listed.keys() == _FILES else {}
 
 
 def _intact(checkpoint: Path) -> bool:
+    digests = _digests(checkpoint)
     try:
-        digests = json.loads((checkpoint / _MANIFEST).read_text())["sha256"]
-        return all(_digest(checkpoint / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return bool(digests) and all(_digest(checkpoint / name) == digest for name, digest in digests.items())
+    except OSError:
         return False
 
 

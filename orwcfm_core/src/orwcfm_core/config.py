@@ -156,6 +156,14 @@ class JudgeConfig(ComponentConfig):
         None, gt=0, le=1e6, description="Seconds for a batch, for a reward in an environment of its own; unset: 600."
     )
 
+    @field_validator("on_error")
+    @classmethod
+    def _score_in_range(cls, on_error: str) -> str:
+        # Scores are float32, where more would be infinity.
+        if on_error.startswith("penalise") and not abs(float(on_error[len("penalise(") : -1])) <= 1e30:
+            raise ValueError("penalise: expected a score between -1e30 and 1e30")
+        return on_error
+
 
 class TermConfig(JudgeConfig):
     """Options that every reward has besides its own where it is trained on."""
@@ -226,11 +234,19 @@ class TrainConfig(ComponentConfig):
     decay: float = Field(0.1, ge=0, le=1, description="Share of the learning rate that is left at the end (cosine).")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     micro_batch: int = Field(256, ge=1, description="Samples in the networks at once; never changes the result.")
+    overlap: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="Parts of a round's samples, each scored while the next is drawn: for a slow reward; 1 is none.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Precision of the networks; auto is bf16 where the device computes in it."
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Precision of the networks; auto is bf16 where the device computes in it, else fp32."
     )
+    compile: bool = Field(False, description="Compile policy and reference: minutes at first, then faster.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Threads of the CPU; unset: torch's choice.")
     keep: int = Field(2, ge=1, description="Checkpoints that are kept.")
     checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints.")
     grid_every: int = Field(10, ge=1, description="Rounds between pictures of the same noise.")

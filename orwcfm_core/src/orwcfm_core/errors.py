@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RunError", "UserError"]
+__all__ = ["RunError", "UserError", "printable"]
 
 
 class UserError(Exception):
@@ -15,3 +15,8 @@ class RunError(Exception):
     """The run itself failed: a reward that raised, a full disk. Exit code 1."""
 
     exit_code = 1
+
+
+def printable(text: str) -> str:
+    """A text in one line, whatever the names in it are made of: what does not print is escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -35,11 +35,15 @@ def evaluate(state: State, count: int) -> dict[str, Any]:
     generator = torch.Generator(state.device).manual_seed(2**31 - 1)
     noise = torch.randn((count, *parts.backbone.sample_shape), generator=generator, device=state.device)
     prompts = [parts.prompts[i % len(parts.prompts)] for i in range(count)]
-    x_1 = state.sample(noise, prompts)[0].nan_to_num(0.0, 0.0, 0.0)
+    drawn = state.sample(noise, prompts)[0]
+    # As in a round: what is not a number is no sample.
+    finite = drawn.flatten(1).isfinite().all(1)
+    x_1 = drawn.nan_to_num(0.0, 0.0, 0.0)
     images = parts.backbone.to_images(x_1)
     scored = parts.objective.score(x_1, images, prompts)
     features = parts.features(images)
-    reward_mean, reward_std = mean_and_std(scored.values[scored.valid])
+    valid = scored.valid & finite
+    reward_mean, reward_std = mean_and_std(scored.values[valid])
     found: dict[str, Any] = {
         "samples": count,
         "reward_mean": reward_mean,
@@ -47,9 +51,10 @@ def evaluate(state: State, count: int) -> dict[str, Any]:
         "diversity": diversity(features),
     }
     if parts.objective.composed:
-        found |= scales({name: scores[scored.valid] for name, scores in scored.raw.items()})
+        found |= scales({name: scores[valid] for name, scores in scored.raw.items()})
     for judge in parts.heldout:
         judged, judgeable = judge.score(x_1, images, prompts)
+        judgeable = judgeable & finite
         found[f"heldout_{judge.name}"] = mean_and_std(judged[judgeable])[0]
         if judge.probability and "satisfying_judge" not in found:
             satisfying = judgeable & (judged >= SATISFIED)

@@ -1,16 +1,22 @@
-"""What happens when memory runs out: the micro-batch is halved, which changes nothing but speed."""
+"""What happens when memory runs out: the micro-batch is halved, which changes nothing but speed.
+
+What does not shrink with the micro-batch, a round's samples above all, must fit; whether it does is seen beforehand.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from orwcfm_core.errors import RunError
 
-__all__ = ["fitting", "is_out_of_memory"]
+__all__ = ["check_room", "explained", "fitting", "is_out_of_memory"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -52,3 +58,69 @@ def is_out_of_memory(error: BaseException) -> bool:
     # CUDA has an exception of its own; the CPU's and MPS's allocators only say so.
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an error for want of memory, where no smaller micro-batch can help, into one line; also a decorator.
+
+    Raises:
+        RunError: There was one.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if not is_out_of_memory(e):
+            raise
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise RunError(
+            f"out of memory ({reason}): lower train.samples, train.draws or train.eval_samples, or use a smaller model"
+        ) from e
+
+
+def check_room(samples: int, draws: int, evaluated: int, size: int, pixels: int, device: torch.device) -> None:
+    """See that what a run must hold at once fits. Elsewhere than on a GPU, the system would not refuse the memory, but
+    end the process once it is used.
+
+    Args:
+        samples: Samples per round.
+        draws: Draws of time and noise per sample.
+        evaluated: Samples that reference and result are measured on.
+        size: Numbers in a sample.
+        pixels: Numbers in its image.
+        device: Where they are.
+
+    Raises:
+        RunError: They do not fit.
+    """
+    # Samples and images; for every draw the sample again, noise, point and velocity. Networks come on top.
+    a_round = 4 * samples * (size + pixels + 4 * draws * size)
+    evaluation = 4 * evaluated * (2 * size + pixels)
+    free = _free(device)
+    for needed, what, options in (
+        (a_round, "the samples of a round", "train.samples or train.draws"),
+        (evaluation, "the samples of an evaluation", "train.eval_samples"),
+    ):
+        if free is not None and needed > free:
+            raise RunError(
+                f"does not fit: {what} take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free on "
+                f"{device.type}; lower {options}"
+            )
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that can still be had; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    known = []
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    try:
+        about = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        known.append(int(about["MemAvailable"].split()[0]) * 1024)
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            known.append(max(0, limit - pages * resource.getpagesize()))
+    except (OSError, KeyError, ValueError):
+        # No Linux.
+        return None
+    return min(known)

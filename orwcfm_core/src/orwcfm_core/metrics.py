@@ -7,6 +7,9 @@ from torch import Tensor
 
 __all__ = ["correlation", "diversity", "effective_sample_size", "mean_and_std"]
 
+_MOST = 4096
+"""Samples whose pairs are measured at most; more of them would neither fit into memory nor change the mean."""
+
 
 def effective_sample_size(weights: Tensor) -> float:
     """Effective sample size as a share of the batch, `(sum |w|)^2 / (B sum w^2)`, in [0, 1].
@@ -23,12 +26,11 @@ def diversity(features: Tensor) -> float:
     """Mean Euclidean distance between all pairs of L2-normalised features, in [0, 2]; 0 for fewer than two samples.
 
     Args:
-        features: `(B, D)`.
+        features: `(B, D)`; of more than 4,096 samples the first ones stand for all, as the pairs grow with the square.
     """
-    n = len(features)
-    if n < 2:
+    if len(features) < 2:
         return 0.0
-    unit = torch.nn.functional.normalize(features.cpu().double(), dim=1)
+    unit = torch.nn.functional.normalize(features[:_MOST].cpu().double(), dim=1)
     return float(torch.pdist(unit).mean())
 
 
@@ -38,7 +40,9 @@ def mean_and_std(values: Tensor) -> tuple[float | None, float | None]:
     Args:
         values: `(N,)`.
     """
-    return (float(values.mean()), float(values.std(correction=0))) if len(values) else (None, None)
+    # In float64, where neither squares of large scores nor those of small ones leave the range.
+    v = values.double()
+    return (float(v.mean()), float(v.std(correction=0))) if len(v) else (None, None)
 
 
 def correlation(a: Tensor, b: Tensor) -> float | None:

@@ -12,7 +12,10 @@ from torch import Tensor
 from orwcfm_core.errors import UserError
 from orwcfm_core.reward import Judge
 
-__all__ = ["Objective", "Scored", "Term"]
+__all__ = ["Judged", "Objective", "Scored", "Term"]
+
+Judged = Mapping[str, tuple[Tensor, Tensor]]
+"""By reward, its scores `(B,)` and which of them are valid, `(B,)`."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,32 @@ class Objective:
             RunError: A reward failed.
             UserError: A product has a score below 0.
         """
-        found = {term.name: term.score(x_1, images, prompts) for term in self.terms}
+        return self.compose([self.judge(x_1, images, prompts)], prompts)
+
+    def judge(self, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> Judged:
+        """What each reward says of a batch or a part of it; arguments as in `score`."""
+        return {term.name: term.score(x_1, images, prompts) for term in self.terms}
+
+    def compose(self, parts: Sequence[Judged], prompts: Sequence[str]) -> Scored:
+        """Normalise and combine what the rewards said.
+
+        Args:
+            parts: What `judge` returned for the parts of a batch, in order.
+            prompts: Those of the whole batch, B strings.
+        """
+        found = {
+            term.name: [torch.cat(column) for column in zip(*(part[term.name] for part in parts), strict=True)]
+            for term in self.terms
+        }
         raw = {name: scores for name, (scores, _) in found.items()}
         valid = torch.stack([valid for _, valid in found.values()]).all(0)
         if not self._first and valid.any():
             self._first = {term.name: _moments(raw[term.name][valid]) for term in self._normalised}
             self.observe(raw, valid)
-        values = {term.name: self._on_first_scale(term, raw[term.name]) for term in self.terms}
-        signal = {term.name: self._on_training_scale(term, raw[term.name], valid, prompts) for term in self.terms}
-        return Scored(raw, valid, self._combined(values), self._combined(signal))
+        values = self._combined({t.name: self._on_first_scale(t, raw[t.name]) for t in self.terms})
+        signal = self._combined({t.name: self._on_training_scale(t, raw[t.name], valid, prompts) for t in self.terms})
+        # Weights and powers may leave float32 where no score does.
+        return Scored(raw, valid & values.isfinite() & signal.isfinite(), values, signal)
 
     def observe(self, raw: Mapping[str, Tensor], valid: Tensor) -> None:
         """Take a round's scores into the windows of `z-score`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,16 +13,46 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from orwcfm_core.backbone import Condition, select
+from orwcfm_core.backbone import Condition, VelocityField, select
 from orwcfm_core.coupling import couple
 from orwcfm_core.metrics import diversity, effective_sample_size, mean_and_std
 from orwcfm_core.objective import Objective, Scored
+from orwcfm_core.overlap import Drawn, draw_and_score
 from orwcfm_core.regularizer import penalise
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer, repeat_condition
 
-__all__ = ["Batch", "OrwCfm", "Rollout", "learning_rate", "mean_square", "stratified_times"]
+__all__ = ["Batch", "OrwCfm", "Rollout", "Weighed", "learning_rate", "mean_square", "stratified_times"]
 
 log = logging.getLogger(__name__)
+
+_SUMS = ("loss", "penalty", "velocity_divergence")
+_ALL = slice(None)
+
+
+class Weighed(NamedTuple):
+    """What all updates of a round work on; N is samples times draws.
+
+    Args:
+        x_1: Samples, each as often as it is drawn for, `(N, *)`.
+        w: Their weights, `(N,)`.
+        condition: For N samples.
+        negative: Rows whose weight is negative, ascending, `(M,)`.
+        at: The same on the host, which thus need not ask the device how many fall into a micro-batch.
+    """
+
+    x_1: Tensor
+    w: Tensor
+    condition: Condition
+    negative: Tensor
+    at: Sequence[int]
+
+    @classmethod
+    def of(cls, x_1: Tensor, weights: Tensor, condition: Condition, draws: int) -> Weighed:
+        """Each sample `draws` times."""
+        w = weights.repeat_interleave(draws)
+        negative = (w < 0).nonzero().flatten()
+        x_1 = x_1.repeat_interleave(draws, dim=0)
+        return cls(x_1, w, repeat_condition(condition, draws), negative, negative.tolist())
 
 
 @dataclass(frozen=True)
@@ -49,18 +80,14 @@ class Rollout:
     path: Tensor | None = None
 
     @classmethod
-    def of(cls, state: State, prompts: Sequence[str], groups: Tensor, x_1: Tensor, nfe: int) -> Rollout:
-        """Judge samples; arguments as in the class."""
-        # A sample that is not a number gets weight 0, and 0 times it would still not be a number.
-        finite = x_1.flatten(1).isfinite().all(1)
-        x_1 = x_1.nan_to_num(0.0, 0.0, 0.0)
-        images = state.components.backbone.to_images(x_1)
-        scored = state.components.objective.score(x_1, images, prompts)
-        return cls(prompts, groups, x_1, images, scored, scored.valid & finite, nfe)
+    def of(cls, prompts: Sequence[str], groups: Tensor, drawn: Drawn) -> Rollout:
+        """What was drawn for these prompts, without a path; arguments as in the class."""
+        valid = drawn.scored.valid & drawn.finite
+        return cls(prompts, groups, drawn.x_1, drawn.images, drawn.scored, valid, drawn.nfe)
 
 
 class Batch(NamedTuple):
-    """Points on the paths of one update; N is samples times draws.
+    """Points on the paths of one update, or of a micro-batch of it.
 
     Args:
         t: Times, `(N,)`.
@@ -68,6 +95,8 @@ class Batch(NamedTuple):
         u_t: Velocities of the paths, `x_1 - x_0`, `(N, *)`.
         w: Weights, `(N,)`.
         condition: For N samples.
+        negative: As in `Weighed`.
+        at: As in `Weighed`.
     """
 
     t: Tensor
@@ -75,10 +104,19 @@ class Batch(NamedTuple):
     u_t: Tensor
     w: Tensor
     condition: Condition
+    negative: Tensor
+    at: Sequence[int]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name."""
+        """What was drawn, by name."""
         return {"t": self.t, "x_t": self.x_t, "u_t": self.u_t, "w": self.w, **self.condition}
+
+    def part(self, start: int, stop: int) -> Batch:
+        """A micro-batch; the host waits for nothing."""
+        rows = slice(start, stop)
+        among = slice(bisect_left(self.at, start), bisect_left(self.at, stop))
+        drawn = (self.t[rows], self.x_t[rows], self.u_t[rows], self.w[rows], select(self.condition, rows))
+        return Batch(*drawn, self.negative[among] - start, [row - start for row in self.at[among]])
 
 
 class OrwCfm(Trainer):
@@ -112,10 +150,11 @@ class OrwCfm(Trainer):
         rollout = self.collect(state)
         scored, valid = rollout.scored, rollout.valid
         x_1, weights, condition = self.lesson(state, rollout)
+        weighed = Weighed.of(x_1, weights, condition, config.draws)
         updates = range(config.updates) if valid.any() else ()
         if not updates:
-            self._skip(state, config.updates, "no sample has a valid score", {"x_1": x_1})
-        trace = [self._update(state, x_1, weights, condition, i) for i in updates]
+            self._skip(state, config.updates, "no sample has a valid score", {"x_1": rollout.x_1})
+        trace = [self._update(state, weighed, i) for i in updates]
         parts.objective.observe(scored.raw, valid)
         if trace:
             state.ema.update()
@@ -147,7 +186,8 @@ class OrwCfm(Trainer):
     def collect(self, state: State) -> Rollout:
         """Sample from the sampling policy and judge the samples: what a round's metrics are of."""
         prompts, groups = self._prompts(state)
-        return Rollout.of(state, prompts, groups, *state.sample(state.noise(len(prompts)), prompts))
+        noise = state.noise(len(prompts))
+        return Rollout.of(prompts, groups, draw_and_score(state, noise, prompts, self.config.overlap, state.sample))
 
     def lesson(self, state: State, rollout: Rollout) -> tuple[Tensor, Tensor, Condition]:
         """What the updates of a round learn from.
@@ -176,8 +216,7 @@ class OrwCfm(Trainer):
 
     def evaluations(self, state: State, batch: Batch) -> int:
         """Model evaluations of an update: of policy, reference, and the sampling policy where it is needed."""
-        everywhere = state.components.regularizer.needs_old
-        return (3 if everywhere else 2) * len(batch.t) + (0 if everywhere else int((batch.w < 0).sum()))
+        return 2 * len(batch.t) + len(batch.t if state.components.regularizer.needs_old else batch.at)
 
     def _prompts(self, state: State) -> tuple[list[str], Tensor]:
         """The prompt of each sample of this round, and its number."""
@@ -197,21 +236,28 @@ class OrwCfm(Trainer):
             means[f"heldout_{judge.name}"] = mean_and_std(values[valid])[0]
         return means
 
-    def _update(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition, index: int) -> dict[str, Any]:
+    def _update(self, state: State, weighed: Weighed, index: int) -> dict[str, Any]:
         """One step of the optimiser on all samples of the round; skipped where it would end in something not finite."""
         step = state.round * self.config.updates + index
         lr = learning_rate(self.config, step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        batch = self._draw(state, x_1, weights, condition)
+        batch = self._draw(state, weighed)
         sums = state.fit(lambda micro_batch: self._backward(state, batch, micro_batch))
-        norm = float(torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm))
-        found = sums | {"grad_norm": norm, "lr": lr, "nfe": self.evaluations(state, batch)}
-        if not math.isfinite(norm + sums["loss"]):
-            self._skip(state, 1, "the loss or its gradient is not finite", {"x_1": x_1, **batch.tensors()})
-            return found | {"loss": None}
-        state.optimizer.step()
-        state.skipped = 0
+        state.scaler.unscale_(state.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm)
+        # The only place in an update where the host waits for the device.
+        *totals, grad_norm = torch.cat([sums, norm.to(sums).view(1)]).tolist()
+        found: dict[str, Any] = {name: total / len(batch.t) for name, total in zip(_SUMS, totals, strict=True)}
+        found |= {"grad_norm": grad_norm, "lr": lr, "nfe": self.evaluations(state, batch)}
+        finite = math.isfinite(grad_norm + found["loss"])
+        if finite:
+            state.optimizer.step()
+            state.skipped = 0
+        state.scaler.update()
+        if not finite:
+            self._skip(state, 1, "the loss or its gradient is not finite", {"x_1": weighed.x_1, **batch.tensors()})
+            found["loss"] = None
         return found
 
     def _skip(self, state: State, updates: int, why: str, inputs: Mapping[str, Tensor]) -> None:
@@ -230,57 +276,53 @@ class OrwCfm(Trainer):
                 inputs,
             )
 
-    def _backward(self, state: State, batch: Batch, micro_batch: int) -> dict[str, float]:
-        """Gradient of the mean loss over the batch; returns the means of loss, penalty and divergence."""
+    def _backward(self, state: State, batch: Batch, micro_batch: int) -> Tensor:
+        """Gradient of the mean loss over the batch; returns the sums of what `_SUMS` names, `(3,)`."""
         state.optimizer.zero_grad()
-        sums = {"loss": 0.0, "penalty": 0.0, "velocity_divergence": 0.0}
+        sums = torch.zeros(len(_SUMS), device=state.device)
         for start in range(0, len(batch.t), micro_batch):
-            rows = torch.arange(start, min(start + micro_batch, len(batch.t)), device=state.device)
-            losses = self._losses(state, batch, rows)
-            (losses["loss"].sum() / len(batch.t)).backward()
-            for name in sums:
-                sums[name] += float(losses[name].detach().sum()) / len(batch.t)
+            losses = self._losses(state, batch.part(start, min(start + micro_batch, len(batch.t))))
+            state.scaler.scale(losses["loss"].sum() / len(batch.t)).backward()
+            sums += torch.stack([losses[name].detach().float().sum() for name in _SUMS])
         return sums
 
-    def _draw(self, state: State, x_1: Tensor, weights: Tensor, condition: Condition) -> Batch:
+    def _draw(self, state: State, weighed: Weighed) -> Batch:
         """Draw times and noise for every sample."""
-        draws = self.config.draws
-        drawn = self.points(state, x_1.repeat_interleave(draws, dim=0))
-        return Batch(*drawn, weights.repeat_interleave(draws), repeat_condition(condition, draws))
+        t, x_t, u_t = self.points(state, weighed.x_1)
+        return Batch(t, x_t, u_t, *weighed[1:])
 
-    def _losses(self, state: State, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
-        """Loss, penalty and divergence of some rows, each `(B,)`."""
+    def _losses(self, state: State, batch: Batch) -> dict[str, Tensor]:
+        """Loss, penalty and divergence of a micro-batch, each `(B,)`."""
         backbone, regularizer = state.components.backbone, state.components.regularizer
         with torch.no_grad():
-            v_ref = self._velocity(state, backbone.reference(), batch, rows)
-            v_old = self._old_velocity(state, batch, rows) if regularizer.needs_old else None
-            y_t = self._targets(state, batch, v_ref, rows, v_old)
-        v = self._velocity(state, backbone.policy(), batch, rows)
-        w = batch.w[rows]
-        penalty = penalise(regularizer, v, v_ref, batch.t[rows], batch.x_t[rows], w, v_old=v_old)
+            v_ref = self._velocity(state, backbone.reference(), batch)
+            v_old = self._old_velocity(state, batch) if regularizer.needs_old else None
+            y_t = self._targets(state, batch, v_ref, v_old)
+        v = self._velocity(state, backbone.policy(), batch)
+        penalty = penalise(regularizer, v, v_ref, batch.t, batch.x_t, batch.w, v_old=v_old)
         return {
-            "loss": w.abs() * mean_square(v - y_t) + regularizer.alpha * penalty,
+            "loss": batch.w.abs() * mean_square(v - y_t) + regularizer.alpha * penalty,
             "penalty": penalty,
             "velocity_divergence": mean_square(v.detach() - v_ref),
         }
 
-    def _targets(self, state: State, batch: Batch, v_ref: Tensor, rows: Tensor, v_old: Tensor | None = None) -> Tensor:
-        """What the policy regresses to at some rows, `(B, *)`."""
-        y_t = batch.u_t[rows].clone()
-        negative = (batch.w[rows] < 0).nonzero().flatten()
-        if len(negative):
-            v_old = self._old_velocity(state, batch, rows[negative]) if v_old is None else v_old[negative]
-            away, limit = v_old - y_t[negative], mean_square(v_ref[negative] - y_t[negative])
-            c = (limit / mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
-            y_t[negative] = v_old + c.view(-1, *[1] * (away.ndim - 1)) * away
+    def _targets(self, state: State, batch: Batch, v_ref: Tensor, v_old: Tensor | None) -> Tensor:
+        """What the policy regresses to, `(B, *)`; v_old is None where nobody computed it."""
+        if not batch.at:
+            return batch.u_t
+        y_t, rows = batch.u_t.clone(), batch.negative
+        v_old = self._old_velocity(state, batch, rows) if v_old is None else v_old[rows]
+        away, limit = v_old - y_t[rows], mean_square(v_ref[rows] - y_t[rows])
+        c = (limit / mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
+        y_t[rows] = v_old + c.view(-1, *[1] * (away.ndim - 1)) * away
         return y_t
 
-    def _old_velocity(self, state: State, batch: Batch, rows: Tensor) -> Tensor:
-        """Velocity of the sampling policy at some rows, `(B, *)`."""
+    def _old_velocity(self, state: State, batch: Batch, rows: Tensor | slice = _ALL) -> Tensor:
+        """Velocity of the sampling policy, `(B, *)`."""
         with state.ema.swapped():
             return self._velocity(state, state.components.backbone.policy(), batch, rows)
 
-    def _velocity(self, state: State, field: Any, batch: Batch, rows: Tensor) -> Tensor:
+    def _velocity(self, state: State, field: VelocityField, batch: Batch, rows: Tensor | slice = _ALL) -> Tensor:
         with state.autocast():
             return field.velocity(batch.t[rows], batch.x_t[rows], select(batch.condition, rows)).float()
 

@@ -118,6 +118,28 @@ class Spec:
     api: int = API
     example: Example = Example()
 
+    def mistakes(self) -> list[str]:
+        """What of this is not as it must be, for a spec is written by hand and checked by nobody else."""
+        config = self.config
+        found = {
+            f"name '{self.name}' belongs to the run": self.name in RESERVED,
+            "summary is not one line of text": not _is_line(self.summary),
+            "config is not a ComponentConfig": not (isinstance(config, type) and issubclass(config, ComponentConfig)),
+            "factory is not 'module:Class'": not _is_line(self.factory) or not all(self.factory.partition(":")),
+            "references is not a sequence of texts": not _are_lines(self.references),
+            "api is not a number": not isinstance(self.api, int),
+            "example is not an Example": not isinstance(self.example, Example),
+        }
+        return [text for text, wrong in found.items() if wrong]
+
+
+def _is_line(text: Any) -> bool:
+    return isinstance(text, str) and bool(text.strip()) and len(text.splitlines()) == 1
+
+
+def _are_lines(texts: Any) -> bool:
+    return isinstance(texts, Sequence) and not isinstance(texts, str) and all(map(_is_line, texts))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSpec(Spec):
@@ -125,8 +147,8 @@ class RewardSpec(Spec):
 
     Args:
         accepts: `images` in [0, 1], or `points`: the backbone's samples as they are.
-        value_range: Smallest and largest score, None where unbounded; a judge of (0.0, 1.0) gives probabilities, and
-            a sample satisfies its prompt from one half on.
+        value_range: Smallest and largest score, None where unbounded.
+        probability: The score is the probability that the sample satisfies its prompt; from one half on it does.
         deterministic: The same images always score the same.
         differentiable: Gradients reach the images.
         reads_prompts: The score depends on the prompt.
@@ -134,9 +156,19 @@ class RewardSpec(Spec):
 
     accepts: str = "images"
     value_range: tuple[float | None, float | None] = (None, None)
+    probability: bool = False
     deterministic: bool = True
     differentiable: bool = False
     reads_prompts: bool = True
+
+    def mistakes(self) -> list[str]:
+        found = super().mistakes()
+        if self.accepts not in ("images", "points"):
+            found.append(f"accepts is {self.accepts!r}, expected 'images' or 'points'")
+        pair = self.value_range if isinstance(self.value_range, tuple) else ()
+        if len(pair) != 2 or not all(end is None or isinstance(end, int | float) for end in pair):
+            found.append("value_range is not a pair of numbers or None")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +185,14 @@ class BackboneSpec(Spec):
     produces: str = "images"
     conditional: Callable[[Any], bool] = lambda config: False
     suggest: Callable[[Any, tuple[str, ...]], Suggestions] = lambda config, prompts: Suggestions()
+
+    def mistakes(self) -> list[str]:
+        found = super().mistakes()
+        if self.produces not in ("images", "points"):
+            found.append(f"produces is {self.produces!r}, expected 'images' or 'points'")
+        return found + [
+            f"{name} cannot be called" for name in ("conditional", "suggest") if not callable(getattr(self, name))
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

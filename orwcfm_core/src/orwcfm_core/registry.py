@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +30,7 @@ from orwcfm_core.plugin import (
     TrainerSpec,
 )
 
-__all__ = ["ALLOW", "STRICT", "Plugin", "Registry", "blame", "unmet"]
+__all__ = ["ALLOW", "BASES", "STRICT", "Plugin", "Registry", "blame", "imported", "unforeseen", "unmet"]
 
 ALLOW = "ORWCFM_PLUGINS"
 """Environment variable: names of the plugins or distributions that may be used, separated by commas; unset means all,
@@ -47,28 +47,47 @@ _SPECS: dict[str, type[Spec]] = {
     "trainer": TrainerSpec,
     "callback": CallbackSpec,
 }
-_BASES = {
+BASES = {
     "reward": "orwcfm_core.reward:Reward",
     "backbone": "orwcfm_core.backbone:Backbone",
     "regularizer": "orwcfm_core.regularizer:Regularizer",
     "trainer": "orwcfm_core.trainer:Trainer",
 }
+"""Abstract class of each kind; a callback has none."""
 
 
 @contextmanager
 def blame(what: str, error: type[UserError] | type[RunError]) -> Iterator[None]:
     """Turn whatever a plugin's code raises into one line that names the plugin.
 
-    This is the one place that catches everything: a plugin is somebody else's code, and even `sys.exit` in it must
-    not end the program without a word.
+    This is the one place that catches everything: a plugin is somebody else's code, and neither `sys.exit` in it nor
+    an exception that is no `Exception`, such as asyncio's cancellation, may end the program without a word.
     """
     try:
         yield
     except (UserError, RunError) as e:
         raise type(e)(f"{what}: {e}") from e
-    except (Exception, SystemExit) as e:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as e:
         reason = " ".join(str(e).split()) or "no message"
         raise error(f"{what}: {type(e).__name__}: {reason}") from e
+
+
+@contextmanager
+def unforeseen(whose: Callable[[BaseException], str]) -> Iterator[None]:
+    """Turn what nobody foresaw, in the midst of a run, into one line that names the plugin; the rest passes.
+
+    Args:
+        whose: Says where an exception comes from.
+    """
+    try:
+        yield
+    except (UserError, RunError, OSError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as e:
+        reason = " ".join(str(e).split()) or "no message"
+        raise RunError(f"{whose(e)}: {type(e).__name__}: {reason}") from e
 
 
 @dataclass(frozen=True)
@@ -129,9 +148,12 @@ class Plugin:
                 f"hook orwcfm_{self.kind}s returned no {_SPECS[self.kind].__name__} of this name (found: {found})"
             )
         spec = named[0]
-        if spec.api not in (API, API - 1):
+        if isinstance(spec.api, int) and spec.api not in (API, API - 1):
             advice = "upgrade orwcfm-core" if spec.api > API else "upgrade the plugin"
             raise UserError(f"was written for plugin API {spec.api}, this core has {API}; {advice}")
+        mistakes = spec.mistakes()
+        if mistakes:
+            raise UserError(f"its {type(spec).__name__} is wrong: {'; '.join(mistakes)}")
         return spec
 
     def check(self) -> None:
@@ -142,8 +164,8 @@ class Plugin:
         """
         factory = self.spec.factory
         with blame(str(self), UserError):
-            made = _imported(factory)
-            base = _imported(_BASES[self.kind]) if self.kind in _BASES else object
+            made = imported(factory)
+            base = imported(BASES[self.kind]) if self.kind in BASES else object
             if not callable(made) or (isinstance(made, type) and not issubclass(made, base)):
                 raise UserError(f"{factory} is not a {base.__name__}")
 
@@ -159,7 +181,7 @@ class Plugin:
         """
         spec = self.spec
         with blame(str(self), UserError):
-            component = _imported(spec.factory)(config)
+            component = imported(spec.factory)(config)
             if not isinstance(component, base):
                 raise UserError(f"{spec.factory} built a {type(component).__name__}, expected a {base.__name__}")
         return component
@@ -207,7 +229,18 @@ class Registry:
             choices = " or ".join(f"{wanted}@{p.dist}" for p in candidates)
             raise UserError(f"{kind} '{wanted}' is offered by several distributions: say {choices}")
         for plugin in _matching(self.switched_off, kind, wanted, dist):
-            raise UserError(f"{plugin} is switched off: {ALLOW}='{os.environ.get(ALLOW, '')}' does not name it")
+            allowed = os.environ.get(ALLOW, "")
+            raise UserError(
+                f"{plugin} is switched off: {ALLOW}='{allowed}' does not name it"
+                if allowed
+                else f"{plugin} is switched off: --no-plugins, or an empty {ALLOW}, allows none"
+            )
+        others = _matching(self.plugins, kind, wanted, "")
+        if dist and others:
+            raise UserError(
+                f"'{dist}' is neither a distribution that offers {kind} '{wanted}' nor an environment; it comes from "
+                f"{', '.join(p.dist for p in others)}"
+            )
         names = sorted({p.name for p in self.plugins if p.kind == kind})
         close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"installed: {', '.join(names) or 'none'}"
@@ -290,7 +323,7 @@ def _matching(plugins: Sequence[Plugin], kind: str, name: str, dist: str) -> lis
     return [p for p in plugins if p.kind == kind and p.name == name and wanted in ("", canonicalize_name(p.dist))]
 
 
-def _imported(path: str) -> Any:
+def imported(path: str) -> Any:
     """What `module:attribute` names."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -46,12 +46,13 @@ class Environment:
     def interpreter(self) -> Path:
         """Its interpreter; a link is not followed, because where it lies is what makes the environment."""
         path = Path(self.where)
-        return path / "bin" / "python" if path.is_dir() else path
+        # Unlike those of Path, these take a name that is too long for one that does not exist.
+        return path / "bin" / "python" if os.path.isdir(path) else path
 
     @property
     def usable(self) -> bool:
         """Whether there is something to start."""
-        return self.interpreter.is_file() and os.access(self.interpreter, os.X_OK)
+        return os.path.isfile(self.interpreter) and os.access(self.interpreter, os.X_OK)
 
 
 class Process:

@@ -20,6 +20,9 @@ __all__ = ["RemoteReward"]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+_LOADING = 600.0
+"""Seconds that a reward may take to be built, at least."""
+
 
 class RemoteReward(Reward):
     """Passes images to a supervised worker and scores back.
@@ -99,17 +102,29 @@ class RemoteReward(Reward):
 
     def _running(self) -> Process:
         """The worker, with the reward built and on its device."""
-        if self._process is None or not self._process.alive:
-            process = Process(self._asked, self._environment, self._memory.descriptor)
+        if self._process is not None and not self._process.alive:
             try:
-                process.ask(self._timeout, "build", options=self._options, threads=torch.get_num_threads())
-                if self._device.type != "cpu":
-                    process.ask(self._timeout, "to", device=str(self._device))
-            except (UserError, RunError):
-                process.close()
-                raise
-            self._process = process
+                self._process = self._started()
+            except UserError as e:
+                # It could be built before: this is no mistake of the user's any more.
+                raise RunError(str(e)) from e
+        elif self._process is None:
+            self._process = self._started()
         return self._process
+
+    def _started(self) -> Process:
+        """A new worker, with the reward built and on its device."""
+        process = Process(self._asked, self._environment, self._memory.descriptor)
+        try:
+            # Loading weights may take longer than a batch.
+            limit = max(self._timeout, _LOADING)
+            process.ask(limit, "build", options=self._options, threads=torch.get_num_threads())
+            if self._device.type != "cpu":
+                process.ask(self._timeout, "to", device=str(self._device))
+        except (UserError, RunError):
+            process.close()
+            raise
+        return process
 
     def _whose(self) -> str:
         return f"the process of reward '{self.name}' in {self._environment.where}"

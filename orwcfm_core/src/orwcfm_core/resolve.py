@@ -23,7 +23,7 @@ from orwcfm_core.config import (
     TermConfig,
     TrainConfig,
 )
-from orwcfm_core.errors import UserError
+from orwcfm_core.errors import UserError, printable
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions, TrainerSpec
 from orwcfm_core.registry import Registry, blame
 from orwcfm_core.remote import RemotePlugin, is_environment
@@ -56,7 +56,7 @@ class _Reader:
         if not isinstance(given, list | tuple) or not all(isinstance(p, str) for p in given):
             self.errors.append(f"reward.prompt: expected a string or a list of strings, got {prompt!r}")
             return ()
-        if any("\ud800" <= letter <= "\udfff" for p in given for letter in p):
+        if not all(map(_is_unicode, given)):
             self.errors.append(f"reward.prompt: expected valid Unicode, got {prompt!r}")
             return ()
         return tuple(given)
@@ -148,18 +148,18 @@ class _Reader:
     def reward(self, asked: Asked, suggested: Suggestions, term: JudgeConfig) -> Choice | None:
         """Choose a reward, here or in an environment of its own, with the backbone's suggestions for it."""
         own = dict(asked.options)
-        python = own.pop("python", None)
-        name, environment = (asked.text, str(python)) if python else _located(asked.text)
+        python = own.pop("python", "")
+        if not isinstance(python, str) or not _is_unicode(python + asked.text):
+            self.errors.append(
+                f"{asked.label}.python: expected the path of an environment, got {python or asked.text!r}"
+            )
+            return None
+        name, environment = (asked.text, python) if python else located(asked.text)
         below = suggested.rewards.get(asked.name, {})
         if environment:
             remote = RemotePlugin(name, environment, term.timeout or 600.0)
             # The absolute path, so that the run can be resumed from anywhere.
             return self.choice(Asked(f"{name}@{remote.python}", asked.label, own), "reward", below, remote)
-        if term.timeout:
-            self.errors.append(
-                f"{asked.label}.timeout: only a reward in an environment of its own has a time limit; name one as "
-                f"{asked.name}@PATH"
-            )
         return self.choice(Asked(asked.text, asked.label, own), "reward", below)
 
     def choice(
@@ -219,8 +219,10 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     suggested, conditional = _suggestions(backbone, given)
     combine = reader.options("reward", CombineConfig, "reward", reader.take("reward", "combine"))
     rewards = reader.rewards(suggested)
-    prompts = given or (suggested.prompts if conditional or any(map(_reads_prompts, rewards)) else ()) or ("",)
-    heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested)
+    named = reader.judges("none", suggested) if "name" in tables.get("heldout", {}) else None
+    reads = conditional or any(map(_reads_prompts, [*rewards, *(named or ())]))
+    prompts = given or (suggested.prompts if reads else ()) or ("",)
+    heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested) if named is None else named
     method = reader.method("orw-cfm")
     regs = reader.regularizers(method.get("reg", {}))
     weighting = reader.named("weighting", WEIGHTINGS, "advantage", method.get("weighting"))
@@ -235,17 +237,23 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
             f"reward.prompt: {len(prompts)} prompts, but backbone '{backbone.name}' is unconditional here: it could "
             "not tell which one to draw; give one prompt, or a conditional backbone (backbone.conditional=true)"
         )
+    reader.errors += _idle_limits("reward", rewards) + _idle_limits("heldout", heldout)
     reader.errors += _misfits(backbone, rewards, heldout) + _geometry(trainer, len(prompts))
-    reader.errors += _uncombinable(combine, rewards)
+    reader.errors += _uncombinable(combine, rewards) + _short_windows(trainer, rewards)
     if reader.errors:
-        raise UserError("\n".join(reader.errors))
+        raise UserError("\n".join(map(printable, reader.errors)))
     assert backbone
     assert combine
     assert trainer
     return RunConfig(backbone, rewards, combine, heldout, regs, trainer, callbacks, weighting, sampler, prompts)
 
 
-def _located(text: str) -> tuple[str, str]:
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written to a file; bytes on a command line that are no UTF-8 cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def located(text: str) -> tuple[str, str]:
     """`NAME@ENVIRONMENT` or `NAME@DIST@ENVIRONMENT` as name and environment, which is empty where there is none."""
     name, _, where = text.partition("@")
     dist, at, rest = where.partition("@")
@@ -328,6 +336,27 @@ def _geometry(trainer: Choice | None, prompts: int) -> list[str]:
             "compared; set train.group to draw fewer prompts in a round, or more train.samples"
         ]
     return []
+
+
+def _idle_limits(section: str, choices: Sequence[JudgeChoice]) -> list[str]:
+    """A time limit where no reward is in an environment of its own."""
+    if any(isinstance(choice.plugin, RemotePlugin) for choice in choices):
+        return []
+    return [
+        f"{section}.timeout: only a reward in an environment of its own has one; name it as {choice.name}@PATH"
+        for choice in choices
+        if choice.term.timeout
+    ][:1]
+
+
+def _short_windows(trainer: Choice | None, rewards: Sequence[RewardChoice]) -> list[str]:
+    """Windows that would hold but a part of a round: the last prompts' samples."""
+    samples = trainer.config.samples if trainer and isinstance(trainer.config, TrainConfig) else 0
+    return [
+        f"reward.{reward.name}.window: expected at least a round's samples, {samples}, got {reward.term.window}"
+        for reward in rewards
+        if reward.term.normalise == "z-score" and reward.term.window < samples
+    ]
 
 
 def _reads_prompts(reward: Choice) -> bool:

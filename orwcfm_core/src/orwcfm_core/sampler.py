@@ -67,7 +67,8 @@ class FixedStep(Sampler):
 
         x = noise
         for i in range(self.steps):
-            t = torch.tensor(i / self.steps, dtype=noise.dtype, device=noise.device)
+            # Filled on the device: a number that is copied there makes the host wait.
+            t = torch.full((), i / self.steps, dtype=noise.dtype, device=noise.device)
             x = self.step(v, t, x, 1 / self.steps)
         return Sample(x, self.stages * self.steps)
 
@@ -152,7 +153,7 @@ class Dopri5(Sampler):
         """Integrate from t=0 to t=1 with as many steps as the tolerances ask for."""
 
         def v(t: float, x: Tensor) -> Tensor:
-            return field.velocity(torch.tensor(t, dtype=noise.dtype, device=noise.device), x, condition)
+            return field.velocity(torch.full((), t, dtype=noise.dtype, device=noise.device), x, condition)
 
         x, t, h = noise, 0.0, 0.1
         k1, nfe = v(t, x), 1

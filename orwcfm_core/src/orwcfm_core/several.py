@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Asked", "share_out"]
+__all__ = ["Asked", "parted", "share_out"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ def share_out(section: str, table: Mapping[str, Any], names: Any, number: str | 
     given = [names] if isinstance(names, str) else names
     if not isinstance(given, list | tuple) or not given or not all(isinstance(name, str) and name for name in given):
         return [], [f"{section}.name: expected a name or a list of names, got {names!r}"]
-    parts = [_parted(text, number) for text in given]
+    parts = [parted(text) if number else (text, None) for text in given]
     asked = [text.partition("@")[0] for text, _ in parts]
+    if "none" in asked and len(asked) > 1 and section != "reg":
+        return [], [f"{section}.name: 'none' stands alone, or not at all"]
     twice = sorted({name for name in asked if asked.count(name) > 1})
     if twice:
         return [], [f"{section}.name: '{name}' is named twice" for name in twice]
@@ -64,10 +67,16 @@ def share_out(section: str, table: Mapping[str, Any], names: Any, number: str | 
     return found, errors
 
 
-def _parted(text: str, number: str | None) -> tuple[str, str | None]:
-    """`NAME:NUMBER` as name and number; a colon within a path stays where it is."""
-    name, colon, value = text.rpartition(":")
-    return (name, value) if number and colon and "/" not in value else (text, None)
+def parted(text: str) -> tuple[str, str | None]:
+    """`NAME:NUMBER` as name and number; a colon within the path of an environment stays where it is.
+
+    Args:
+        text: A name, perhaps with a number.
+    """
+    name, colon, number = text.rpartition(":")
+    _, at, where = text.partition("@")
+    within_path = "/" in number or (at and os.path.exists(os.path.expanduser(where)))
+    return (name, number) if colon and not within_path else (text, None)
 
 
 def _strays(section: str, options: Collection[str], names: list[str]) -> list[str]:

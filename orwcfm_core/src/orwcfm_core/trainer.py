@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from orwcfm_core.backbone import Backbone, Condition, VelocityField
+from orwcfm_core.compiled import Compiled
 from orwcfm_core.config import TrainConfig
 from orwcfm_core.ema import EMA
-from orwcfm_core.errors import RunError
+from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.memory import fitting
 from orwcfm_core.objective import Objective
+from orwcfm_core.registry import blame
 from orwcfm_core.regularizer import Regularizer
 from orwcfm_core.reward import Judge
 from orwcfm_core.sampler import Sampler
@@ -34,6 +36,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_FUSED = ("cpu", "cuda")
+"""Devices whose optimiser does all parameters in one kernel."""
 
 
 class SkippedTooOften(RunError):
@@ -82,7 +87,13 @@ class Components:
         """What diversity is measured in, `(B, D)`: the features of `feature_space`, else pixels."""
         with torch.no_grad():
             found = self.feature_space.reward.features(images) if self.feature_space else None
-        return images.flatten(1) if found is None else found
+        if found is None:
+            return images.flatten(1)
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            name = self.feature_space.name if self.feature_space else ""
+            raise RunError(f"reward '{name}': its features have shape {shape}, expected ({len(images)}, D)")
+        return found
 
 
 @dataclass
@@ -95,8 +106,9 @@ class State:
         ema: The sampling policy.
         generator: Source of all random numbers.
         device: Where tensors live.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `fp16`.
         micro_batch: Samples in the networks at once; halved when memory runs out.
+        scaler: Scales the loss, so that gradients are not lost in fp16; does nothing in other precisions.
         round: Rounds done.
         skipped: Updates in a row that were skipped, up to now.
         memory: What else a method keeps from round to round, by name; checkpoints hold it.
@@ -109,6 +121,7 @@ class State:
     device: torch.device
     precision: str
     micro_batch: int
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     round: int = 0
     skipped: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
@@ -124,8 +137,13 @@ class State:
 
     def fit(self, attempt: Callable[[int], T]) -> T:
         """Attempt something with micro-batches that fit into memory; see `memory.fitting`."""
-        result, self.micro_batch = fitting(attempt, self.micro_batch)
-        return result
+
+        def noted(micro_batch: int) -> T:
+            # Before the attempt: compiled fields are padded to no more than this.
+            self.micro_batch = micro_batch
+            return attempt(micro_batch)
+
+        return fitting(noted, self.micro_batch)[0]
 
     def sample(self, noise: Tensor, prompts: Sequence[str]) -> tuple[Tensor, int]:
         """Sample from the sampling policy.
@@ -194,15 +212,30 @@ class Trainer(ABC):
         for judge in (*components.objective.terms, *components.heldout):
             judge.reward.to(device)
         parameters = list(components.backbone.policy().parameters().values())
-        return State(
+        precision = choose_precision(self.config.precision, device)
+        state = State(
             components=components,
-            optimizer=torch.optim.AdamW(parameters, lr=self.config.lr, betas=(0.9, 0.99), weight_decay=0.0),
+            optimizer=torch.optim.AdamW(
+                parameters, lr=self.config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=device.type in _FUSED
+            ),
             ema=EMA(parameters, ema_decay),
             generator=torch.Generator(device).manual_seed(self.config.seed),
             device=device,
-            precision=choose_precision(self.config.precision, device),
+            precision=precision,
             micro_batch=self.config.micro_batch,
+            scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         )
+        if self.config.compile:
+            self._compile(state)
+        return state
+
+    def _compile(self, state: State) -> None:
+        """Compile policy and reference, for batches as large as samples are drawn in."""
+        part = -(-self.config.samples // self.config.overlap)
+        compiled = Compiled(state.components.backbone, lambda: min(state.micro_batch, part))
+        state.components = replace(state.components, backbone=compiled)
+        with blame("train.compile", UserError):
+            state.fit(lambda size: compiled.warm_up(state.components.prompts[0], state.device, state.autocast))
 
     @abstractmethod
     def round(self, state: State) -> dict[str, Any]:
@@ -210,12 +243,19 @@ class Trainer(ABC):
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Compute in `fp32` or `bf16`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Compute in `fp32`, `bf16` or `fp16`."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """`auto` becomes bf16 where the device computes in it natively, else fp32."""
+    """`auto` becomes bf16 where the device computes in it natively, else fp32.
+
+    Raises:
+        UserError: The device does not train in this precision.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision: fp16 is for GPUs, and this runs on the CPU; use bf16 or fp32")
     if precision != "auto":
         return precision
     if device.type == "cuda":

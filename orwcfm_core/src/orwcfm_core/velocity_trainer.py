@@ -51,13 +51,13 @@ class VelocityTrainer(OrwCfm):
     def evaluations(self, state: State, batch: Batch) -> int:
         return 3 * len(batch.t)
 
-    def _losses(self, state: State, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
+    def _losses(self, state: State, batch: Batch) -> dict[str, Tensor]:
         parts = state.components
         with torch.no_grad():
-            v_ref = self._velocity(state, parts.backbone.reference(), batch, rows)
-            v_old = self._old_velocity(state, batch, rows)
-        v = self._velocity(state, parts.backbone.policy(), batch, rows)
-        at = Velocities(batch.t[rows], batch.x_t[rows], batch.u_t[rows], batch.w[rows], v, v_ref, v_old)
+            v_ref = self._velocity(state, parts.backbone.reference(), batch)
+            v_old = self._old_velocity(state, batch)
+        v = self._velocity(state, parts.backbone.policy(), batch)
+        at = Velocities(batch.t, batch.x_t, batch.u_t, batch.w, v, v_ref, v_old)
         penalty = penalise(parts.regularizer, v, v_ref, at.t, at.x_t, at.w, v_old=v_old)
         return {
             "loss": self.loss(at) + parts.regularizer.alpha * penalty,

@@ -1,4 +1,8 @@
-"""From scores to the weights of the regression."""
+"""From scores to the weights of the regression.
+
+All of it is computed in float64, and on the CPU, for some devices have no float64: squares of 1e-30 and sums of 1e38
+do not fit into float32, and a reward may be either.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,7 @@ class Exp(Weighting):
         self.tau = tau
 
     def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
-        return _normalised_exp(self.tau * scores, valid)
+        return _normalised_exp(*_exact(scores, valid), self.tau).to(scores)
 
 
 class Softmax(Weighting):
@@ -75,14 +79,16 @@ class Softmax(Weighting):
         self.tau = tau
 
     def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
-        w = torch.zeros_like(scores)
+        r, valid, groups = *_exact(scores, valid), groups.cpu()
+        w = torch.zeros_like(r)
         for group in groups.unique():
             rows = valid & (groups == group)
             if rows.any():
-                r = scores[rows]
-                z = (r - r.mean()) / r.std(correction=0).clamp_min(1e-6)
-                w[rows] = _normalised_exp(self.tau * z, torch.ones_like(rows[rows]))
-        return w
+                centred = r[rows] - r[rows].mean()
+                std = float(r[rows].std(correction=0))
+                z = centred / std if _is_spread(std, r[rows]) else torch.zeros_like(centred)
+                w[rows] = _normalised_exp(z, torch.ones_like(rows[rows]), self.tau)
+        return w.to(scores)
 
 
 class TopK(Weighting):
@@ -130,18 +136,18 @@ class Advantage(Weighting):
         self.scale = 0.0
 
     def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
-        centred = torch.zeros_like(scores)
+        r, valid, groups = *_exact(scores, valid), groups.cpu()
+        centred = torch.zeros_like(r)
         for group in groups.unique():
             rows = valid & (groups == group)
             if rows.any():
-                centred[rows] = scores[rows] - scores[rows].mean()
+                centred[rows] = r[rows] - r[rows].mean()
         spread = float((centred.square().sum() / valid.sum().clamp_min(1)).sqrt())
-        # A rounding error of the mean is not a spread.
-        if spread > 1e-6 * float(scores.abs().amax()):
+        if _is_spread(spread, r):
             self.scale = max(self.scale, spread)
         if self.scale == 0.0:
             return torch.zeros_like(scores)
-        return self.tau * (centred / self.scale).clamp(-self.clip, self.clip)
+        return (self.tau * (centred / self.scale).clamp(-self.clip, self.clip)).to(scores)
 
     def state(self) -> dict[str, float]:
         return {"scale": self.scale}
@@ -171,20 +177,33 @@ class GroupAdvantage(Weighting):
         self.spread = spread
 
     def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
-        w, r = torch.zeros_like(scores), scores.double()
+        r, valid, groups = *_exact(scores, valid), groups.cpu()
+        w = torch.zeros_like(r)
         for group in groups[valid].unique():
             rows = valid & (groups == group)
-            std = r[rows if self.spread == "prompt" else valid].std(correction=0)
-            if std > 1e-6 * r[valid].abs().amax():
-                w[rows] = ((r[rows] - r[rows].mean()) / std).clamp(-self.clip, self.clip).to(w)
-        return self.tau * w
+            std = float(r[rows if self.spread == "prompt" else valid].std(correction=0))
+            if _is_spread(std, r):
+                w[rows] = ((r[rows] - r[rows].mean()) / std).clamp(-self.clip, self.clip)
+        return (self.tau * w).to(scores)
 
 
-def _normalised_exp(logits: Tensor, valid: Tensor) -> Tensor:
-    """`n softmax(logits)` over the n valid entries, 0 elsewhere; never overflows."""
+def _exact(scores: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores in float64, 0 where invalid, and which are valid; both on the CPU."""
+    valid = valid.cpu()
+    return torch.where(valid, scores.cpu().double(), 0.0), valid
+
+
+def _normalised_exp(r: Tensor, valid: Tensor, tau: float) -> Tensor:
+    """`n softmax(tau r)` over the n valid entries, 0 elsewhere; any tau times float32 fits into float64."""
     if not valid.any():
-        return torch.zeros_like(logits)
-    return logits.masked_fill(~valid, -torch.inf).softmax(0) * valid.sum()
+        return torch.zeros_like(r)
+    exponents = tau * (r - r[valid].amax())
+    return exponents.masked_fill(~valid, -torch.inf).softmax(0) * valid.sum()
+
+
+def _is_spread(std: float, scores: Tensor) -> bool:
+    """Whether scores vary by more than the rounding of their mean."""
+    return std > 1e-6 * float(scores.abs().amax())
 
 
 def build_weighting(config: WeightingConfig) -> Weighting:

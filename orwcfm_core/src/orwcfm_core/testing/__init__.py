@@ -1,7 +1,7 @@
 """The conformance kit: whether a plugin keeps to the contract, for its author and for `orwcfm plugins check`.
 
-A check is a function of a `Subject` that raises AssertionError, or SkipTest where it does not apply. There are three
-ways to run them. As an iterator of results:
+A check is a function of a `Subject` that raises AssertionError, or `tools.Skip` where it does not apply. There are
+three ways to run them. As an iterator of results:
 
     for result in check("reward", "bright-pixels", {"threshold": 0.5}):
         print(result.name, result.status, result.message)

@@ -19,6 +19,7 @@ from orwcfm_core.testing.tools import close, expect, generator, random_state_kep
 __all__ = [
     "CHECKS",
     "gradient",
+    "moves",
     "parameter_order",
     "prompts",
     "random_state",
@@ -203,6 +204,16 @@ def random_state(subject: Subject) -> None:
             backbone.to_images(x)
 
 
+@torch.no_grad()
+def moves(subject: Subject) -> None:
+    """`to` moves the backbone itself, and changes no velocity."""
+    backbone, (t, x, condition) = _backbone(subject), _points(subject)
+    wanted = backbone.policy().velocity(t, x, condition).clone()
+    expect(backbone.to(torch.device("cpu")) is backbone, "to(device) returned something else: return self")
+    got = backbone.policy().velocity(t, x, condition)
+    expect(torch.equal(got, wanted), "the velocity is another one after to(device)")
+
+
 def parameter_order(subject: Subject) -> None:
     """parameters() gives the same tensors in the same order every time."""
     backbone = _backbone(subject)
@@ -264,5 +275,6 @@ CHECKS: Sequence[Callable[[Subject], None]] = (
     prompts,
     random_state,
     parameter_order,
+    moves,
 )
 """In the order in which they run."""

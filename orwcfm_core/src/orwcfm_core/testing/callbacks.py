@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest import SkipTest
 
 from orwcfm_core.errors import UserError
 from orwcfm_core.events import Callbacks, Run
 from orwcfm_core.testing.subject import Subject
-from orwcfm_core.testing.tools import random_state_kept
+from orwcfm_core.testing.tools import Skip, random_state_kept
 
 __all__ = ["CHECKS", "events", "failed_run", "random_state", "resumed_run", "whole_run"]
 
@@ -67,7 +66,7 @@ def _told(subject: Subject) -> Iterator[tuple[Callbacks, Path]]:
     try:
         callbacks = Callbacks({subject.plugin.name: subject.build()})
     except UserError as e:
-        raise SkipTest("its events could not be registered") from e
+        raise Skip("its events could not be registered") from e
     with TemporaryDirectory() as folder:
         yield callbacks, Path(folder)
 

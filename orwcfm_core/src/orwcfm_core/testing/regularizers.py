@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
-from unittest import SkipTest
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from orwcfm_core.testing.fakes import (
     start,
 )
 from orwcfm_core.testing.subject import Subject
-from orwcfm_core.testing.tools import close, expect, generator
+from orwcfm_core.testing.tools import Skip, close, expect, generator
 
 __all__ = [
     "CHECKS",
@@ -38,6 +37,10 @@ __all__ = [
 ]
 
 _SHAPE = (3, 4, 4)
+_MANY = 16
+"""Samples whose times cover most of [0, 1]."""
+_DISTANCES = (1.0, 3.0, 10.0, 30.0)
+"""Between policy and reference: a penalty may begin only where they are apart."""
 
 
 class _Inputs(NamedTuple):
@@ -51,20 +54,29 @@ class _Inputs(NamedTuple):
 
 
 def penalty(subject: Subject) -> None:
-    """A batch of B samples gets B finite penalties, for B = 1 and 5, of points and images."""
+    """A batch of B samples gets B finite penalties, for B = 1 and 5, of points and images, whatever the weights."""
     for shape in ((7,), _SHAPE):
         for count in (1, 5):
-            got = _penalty(subject, _inputs(count, shape))
+            inputs = _inputs(count, shape)
+            got = _penalty(subject, inputs)
             expect(got.shape == (count,), f"expected shape {(count,)} for v {(count, *shape)}, got {tuple(got.shape)}")
             expect(bool(got.isfinite().all()), "the penalty is NaN or infinite")
+            signed = _penalty(subject, inputs._replace(weights=-inputs.weights))
+            expect(
+                bool(signed.isfinite().all()),
+                "the penalty is NaN or infinite where weights are negative, as those of --weighting advantage are",
+            )
 
 
 def non_negative(subject: Subject) -> None:
     """The penalty is never below 0, if the spec says so."""
     if not cast(RegularizerSpec, subject.spec).non_negative:
-        raise SkipTest("declares non_negative=False")
-    low = float(_penalty(subject, _inputs(64)).min())
-    expect(low >= 0, f"a penalty of {low:.6g}: declare non_negative=False")
+        raise Skip("declares non_negative=False")
+    inputs = _inputs(64)
+    for sign, when in ((1, ""), (-1, " where the weight is negative")):
+        got = _penalty(subject, inputs._replace(weights=sign * inputs.weights))
+        below = got[got < 0]
+        expect(not len(below), f"a penalty of {float(got.min()):.6g}{when}: declare non_negative=False")
 
 
 def zero_at_reference(subject: Subject) -> None:
@@ -75,16 +87,15 @@ def zero_at_reference(subject: Subject) -> None:
 
 
 def gradient(subject: Subject) -> None:
-    """A gradient reaches the policy's velocity at every sample."""
+    """A gradient reaches the policy's velocity at some sample, near the reference or far from it."""
     _only_if_strong(subject)
-    inputs = _inputs()
-    v = inputs.v.requires_grad_()
-    got = _penalty(subject, inputs)
-    expect(got.requires_grad, "no gradient reaches v: do not detach it")
-    (found,) = torch.autograd.grad(got.sum(), v)
-    expect(bool(found.isfinite().all()), "the gradient at v is NaN or infinite")
-    without = int((~found.flatten(1).any(1)).sum())
-    expect(without == 0, f"the gradient is 0 at {without} of {len(v)} samples where v differs from v_ref")
+    for distance in _DISTANCES:
+        found = _gradient(subject, _inputs(_MANY, distance=distance))
+        expect(distance > 1 or bool(found.isfinite().all()), "the gradient at v is NaN or infinite")
+        if (found.isfinite() & (found != 0)).any():
+            return
+    samples = _MANY * len(_DISTANCES)
+    raise AssertionError(f"the gradient is 0 at all of {samples} samples where v differs from v_ref: do not detach v")
 
 
 def inputs_unchanged(subject: Subject) -> None:
@@ -97,17 +108,17 @@ def inputs_unchanged(subject: Subject) -> None:
 
 
 def policy_alone(subject: Subject) -> None:
-    """In a round of training the penalty moves the policy, and the reference stays as it is."""
+    """In a round of training the penalty moves the policy, if it is far enough, and the reference stays as it is."""
     _only_if_strong(subject)
-    regularizer = _regularizer(subject)
-    moved, plain = (_gradients(chosen) for chosen in (regularizer, SquaredDistance(0.0)))
-    expect(not close(moved, plain), "in a round of training no gradient of the penalty reaches the policy")
+    chosen, none = _regularizer(subject), SquaredDistance(0.0)
+    moved = (not torch.equal(*(_trained(each, distance) for each in (chosen, none))) for distance in (0, *_DISTANCES))
+    expect(any(moved), "in a round of training no gradient of the penalty reaches the policy")
 
 
 def alpha(subject: Subject) -> None:
     """The option `alpha` is the strength; the penalty is the same whatever it is, for the trainer multiplies."""
     if "alpha" not in subject.spec.config.model_fields:
-        raise SkipTest("has no option alpha")
+        raise Skip("has no option alpha")
     weak, strong = (cast(Regularizer, subject.build(alpha=value)) for value in (0.25, 0.75))
     expect(
         (weak.alpha, strong.alpha) == (0.25, 0.75),
@@ -118,10 +129,13 @@ def alpha(subject: Subject) -> None:
 
 
 def batch_order(subject: Subject) -> None:
-    """Samples in another order get the same penalties in that order."""
+    """Samples in another order get the same penalties, and the same gradients, in that order."""
     inputs, order = _inputs(), [3, 0, 4, 2, 1]
-    got = _penalty(subject, _Inputs(*(tensor[order] for tensor in inputs)))
-    expect(close(got, _penalty(subject, inputs)[order]), "the penalty of a sample depends on its place in the batch")
+    reordered = _Inputs(*(tensor[order] for tensor in inputs))
+    got, wanted = _penalty(subject, reordered), _penalty(subject, inputs)[order]
+    expect(close(got, wanted), "the penalty of a sample depends on its place in the batch")
+    found, kept = _gradient(subject, reordered).nan_to_num(), _gradient(subject, inputs)[order].nan_to_num()
+    expect(close(found, kept), "the gradient at a sample depends on its place in the batch")
 
 
 def closed_form(subject: Subject) -> None:
@@ -132,7 +146,7 @@ def closed_form(subject: Subject) -> None:
     x = torch.randn((9, 4), generator=source, dtype=torch.float64)
     wanted = subject.closed_form(delta, t) if subject.closed_form else None
     if wanted is None:
-        raise SkipTest("no closed form is given")
+        raise Skip("no closed form is given")
     v_ref = x @ slope.T + t[:, None]
     got = _regularizer(subject).penalty(v_ref + delta, v_ref, t, x, torch.ones_like(t))
     wanted = torch.as_tensor(wanted, dtype=torch.float64).expand_as(t)
@@ -150,13 +164,22 @@ def _regularizer(subject: Subject) -> Regularizer:
 
 def _only_if_strong(subject: Subject) -> None:
     if _regularizer(subject).alpha == 0:
-        raise SkipTest("has strength 0")
+        raise Skip("has strength 0")
 
 
-def _inputs(count: int = 5, shape: tuple[int, ...] = _SHAPE) -> _Inputs:
+def _inputs(count: int = 5, shape: tuple[int, ...] = _SHAPE, distance: float = 1.0) -> _Inputs:
+    """Standard normal velocities, all over the time.
+
+    Args:
+        count: Samples.
+        shape: Of a sample.
+        distance: Factor of the difference between policy and reference.
+    """
     source = generator(count)
     v, v_ref, x = (torch.randn((count, *shape), generator=source) for _ in range(3))
-    return _Inputs(v, v_ref, torch.rand(count, generator=source), x, torch.rand(count, generator=source))
+    first, weights = (torch.rand(count, generator=source) for _ in range(2))
+    t = (torch.arange(count) + first) / count
+    return _Inputs(v_ref + distance * (v - v_ref), v_ref, t, x, weights)
 
 
 def _penalty(subject: Subject, inputs: _Inputs) -> Tensor:
@@ -165,13 +188,30 @@ def _penalty(subject: Subject, inputs: _Inputs) -> Tensor:
     return got
 
 
-def _gradients(regularizer: Regularizer) -> Tensor:
-    """Gradients of the policy in a round that starts away from the reference, which must get none."""
+def _gradient(subject: Subject, inputs: _Inputs) -> Tensor:
+    """The gradient of all penalties at the policy's velocity; 0 where none is."""
+    v = inputs.v.clone().requires_grad_()
+    got = _penalty(subject, inputs._replace(v=v))
+    if not got.requires_grad:
+        return torch.zeros_like(v)
+    (found,) = torch.autograd.grad(got.sum(), v, allow_unused=True)
+    return torch.zeros_like(v) if found is None else found
+
+
+def _trained(regularizer: Regularizer, distance: float) -> Tensor:
+    """Gradients of the policy in a round that starts away from the reference, which must get none.
+
+    Args:
+        regularizer: What is trained with.
+        distance: How far away.
+    """
     backbone = AffineBackbone(dim=3, trainable_reference=True)
     trainer = OrwCfm(TrainConfig(device="cpu", precision="fp32", samples=16, updates=1, clip_norm=1e9))
     reward, weighting = FunctionReward(lambda x: x[:, 0]), FunctionWeighting(torch.ones_like)
     state = start(trainer, reward, regularizer, weighting, backbone)
     perturb(backbone.policy().parameters())
+    with torch.no_grad():
+        backbone.policy().offset.add_(distance)
     trainer.round(state)
     reference = backbone.reference().parameters().values()
     expect(

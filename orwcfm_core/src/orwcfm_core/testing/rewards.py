@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import cast
-from unittest import SkipTest
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from orwcfm_core.errors import RunError
+from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.plugin import RewardSpec
 from orwcfm_core.registry import blame
 from orwcfm_core.reward import Reward, Scores
 from orwcfm_core.testing.subject import Subject
-from orwcfm_core.testing.tools import close, expect, generator, offline, random_state_kept
+from orwcfm_core.testing.tools import Skip, close, expect, generator, offline, random_state_kept
 
 __all__ = [
     "CHECKS",
     "batch_order",
     "batch_split",
+    "channels",
+    "describes",
     "deterministic",
+    "empty_prompt",
     "example_images",
     "features",
     "gradient",
     "inputs_unchanged",
     "mask",
+    "moves",
     "offline_scoring",
     "prompts",
     "random_state",
@@ -94,13 +98,13 @@ def value_range(subject: Subject) -> None:
     """Scores lie in the declared range, those of all black and all white images too."""
     low, high = _spec(subject).value_range
     if low is None and high is None:
-        raise SkipTest("declares no value_range")
+        raise Skip("declares no value_range")
     images = example_images(subject)
     extremes = torch.stack([torch.zeros_like(images[0]), torch.ones_like(images[0])])
     values, valid = _score(subject, torch.cat([images, extremes]))
     found = values[valid]
     if not len(found):
-        raise SkipTest("no image could be scored")
+        raise Skip("no image could be scored")
     smallest, largest = float(found.min()), float(found.max())
     inside = (low is None or smallest >= low - 1e-5 * max(1.0, abs(low))) and (
         high is None or largest <= high + 1e-5 * max(1.0, abs(high))
@@ -178,13 +182,56 @@ def prompts(subject: Subject) -> None:
     _expect_same(_score(subject, images, [""] * 5), one, "an empty prompt, and a run without prompts has these")
 
 
+def empty_prompt(subject: Subject) -> None:
+    """An empty prompt is scored, or refused with a UserError: users leave the prompt out."""
+    if not _spec(subject).reads_prompts:
+        raise Skip("declares reads_prompts=False")
+    # A line that says what to set is an answer, too.
+    with suppress(UserError), blame("an empty prompt, which must be scored or refused with a UserError", RunError):
+        _score(subject, example_images(subject), [""] * 5)
+
+
+def channels(subject: Subject) -> None:
+    """Images of 1 and of 3 channels are scored; a reward need not, and then this is skipped."""
+    if _spec(subject).accepts == "points":
+        raise Skip("scores points")
+    images = example_images(subject)
+    given = images.shape[1]
+    other = 3 if given == 1 else 1
+    try:
+        with blame("other channels", RunError):
+            _score(subject, images[:, :1].expand(-1, other, -1, -1))
+    except (RunError, UserError) as e:
+        backbone = "sd3" if other == 3 else "unet"
+        only = f"{given} channel{'s' if given > 1 else ''} only"
+        raise Skip(f"scores images of {only}: the shipped {backbone} backbone draws {other}") from e
+
+
+def moves(subject: Subject) -> None:
+    """`to` moves the reward itself, and changes no score."""
+    reward = cast(Reward, subject.component)
+    images = example_images(subject)
+    wanted = _score(subject, images)
+    expect(reward.to(torch.device("cpu")) is reward, "to(device) returned something else: return self")
+    got = _score(subject, images)
+    if _spec(subject).deterministic:
+        _expect_same(got, wanted, "the same images after to(device): move all that it computes with, and nothing else")
+
+
+def describes(subject: Subject) -> None:
+    """`describe` is one line of text, which stands on the screen and in the report."""
+    text = subject.component.describe()
+    good = isinstance(text, str) and bool(text.strip()) and len(text.splitlines()) == 1
+    expect(good, f"expected one line of text from describe(), got {text!r}")
+
+
 def features(subject: Subject) -> None:
     """Features, if there are any, are finite rows, one for each image by itself."""
     images = example_images(subject)
     with torch.no_grad():
         found = subject.component.features(images)
         if found is None:
-            raise SkipTest("has no features")
+            raise Skip("has no features")
         alone = subject.component.features(images[3:4])
     good = isinstance(found, Tensor) and found.ndim == 2 and len(found) == 5
     expect(good, f"expected features (5, D), got {_shape(found)}")
@@ -198,7 +245,7 @@ def _spec(subject: Subject) -> RewardSpec:
 
 def _only_if_deterministic(subject: Subject) -> None:
     if not _spec(subject).deterministic:
-        raise SkipTest("declares deterministic=False")
+        raise Skip("declares deterministic=False")
 
 
 def _shape(value: object) -> str:
@@ -258,6 +305,10 @@ CHECKS: Sequence[Callable[[Subject], None]] = (
     mask,
     offline_scoring,
     prompts,
+    empty_prompt,
+    channels,
     features,
+    moves,
+    describes,
 )
 """In the order in which they run."""

@@ -9,25 +9,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from orwcfm_core.backbone import Backbone
 from orwcfm_core.plugin import ComponentConfig, Spec
-from orwcfm_core.registry import Plugin, Registry
-from orwcfm_core.regularizer import Regularizer
-from orwcfm_core.reward import Reward
-from orwcfm_core.trainer import Trainer
+from orwcfm_core.registry import BASES, Plugin, Registry, imported
 
 __all__ = ["ClosedForm", "Result", "Subject"]
 
 ClosedForm = Callable[[Tensor, Tensor], Tensor | None]
 """Expected penalty of a sample at times `(B,)`, of a policy and a reference that differ by the vector `(d,)`."""
-
-_BASES: Mapping[str, type] = {
-    "reward": Reward,
-    "backbone": Backbone,
-    "regularizer": Regularizer,
-    "trainer": Trainer,
-    "callback": object,
-}
 
 
 @dataclass(frozen=True)
@@ -99,7 +87,8 @@ class Subject:
         if changes:
             options = config.model_dump(mode="json", exclude_none=True) | changes
             config = self.spec.config.model_validate(options)
-        return self.plugin.build(config, _BASES[self.plugin.kind])
+        base = imported(BASES[self.plugin.kind]) if self.plugin.kind in BASES else object
+        return self.plugin.build(config, base)
 
     def prompts(self, count: int) -> Sequence[str]:
         """The two prompts of the example in turn."""

@@ -12,6 +12,7 @@ from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.registry import Registry, blame
 from orwcfm_core.testing import backbones, callbacks, contract, regularizers, rewards, trainers
 from orwcfm_core.testing.subject import Result, Subject
+from orwcfm_core.testing.tools import Skip
 
 __all__ = [
     "CHECKS",
@@ -90,7 +91,7 @@ def run_check(function: Check, subject: Subject) -> Result:
 def _outcome(function: Check, subject: Subject) -> Result:
     try:
         function(subject)
-    except SkipTest as e:
+    except Skip as e:
         return Result(function.__name__, "skipped", _one_line(e))
     except AssertionError as e:
         return Result(function.__name__, "failed", _one_line(e))
@@ -138,7 +139,13 @@ class PluginTests:
 
 def _method(function: Check) -> Callable[[PluginTests], None]:
     def test(self: PluginTests) -> None:
-        function(self.subject())
+        try:
+            function(self.subject())
+        except Skip as e:
+            raise SkipTest(str(e)) from e
+        except SkipTest as e:
+            # The component raised it, which says nothing about the check.
+            raise AssertionError(f"raised: SkipTest: {_one_line(e)}") from e
 
     test.__name__, test.__doc__ = f"test_{function.__name__}", function.__doc__
     return test

@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["close", "expect", "generator", "offline", "random_state_kept"]
+__all__ = ["Skip", "close", "expect", "generator", "offline", "random_state_kept"]
+
+
+class Skip(Exception):
+    """A check does not apply, for this reason; nobody but a check raises it."""
 
 
 def expect(condition: bool, message: str) -> None:

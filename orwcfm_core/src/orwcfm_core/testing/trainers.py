@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest import SkipTest
 
 import torch
 
@@ -16,7 +15,7 @@ from orwcfm_core.errors import UserError
 from orwcfm_core.reward import Reward
 from orwcfm_core.testing.fakes import SquaredDistance, start
 from orwcfm_core.testing.subject import Subject
-from orwcfm_core.testing.tools import expect
+from orwcfm_core.testing.tools import Skip, expect
 from orwcfm_core.trainer import State, Trainer
 from orwcfm_core.weighting import Exp
 
@@ -124,7 +123,7 @@ def _other(subject: Subject, kind: str, name: str, base: type) -> Any:
     try:
         plugin = subject.registry.get(kind, name)
     except UserError as e:
-        raise SkipTest(f"needs the {kind} '{name}': pip install orwcfm-backbone-gmm") from e
+        raise Skip(f"needs the {kind} '{name}': pip install orwcfm-backbone-gmm") from e
     return plugin.build(plugin.spec.config(), base)
 
 

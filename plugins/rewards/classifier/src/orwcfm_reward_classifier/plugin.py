@@ -66,6 +66,7 @@ def orwcfm_rewards() -> list[RewardSpec]:
                 "Xiao et al., Fashion-MNIST, 2017, arXiv:1708.07747",
             ),
             value_range=(0.0, 1.0),
+            probability=True,
             differentiable=True,
             example=Example(shape=(1, 28, 28), prompts=("a boot", "a bag")),
         )

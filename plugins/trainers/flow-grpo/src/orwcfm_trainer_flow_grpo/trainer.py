@@ -9,6 +9,7 @@ import torch
 from orwcfm_core.backbone import Condition
 from orwcfm_core.errors import UserError
 from orwcfm_core.orw_cfm import Rollout, stratified_times
+from orwcfm_core.overlap import draw_and_score
 from orwcfm_core.sampler import FixedStep
 from orwcfm_core.trainer import Components, State
 from orwcfm_core.velocity_trainer import Velocities, VelocityTrainer, clipped_surrogate
@@ -58,9 +59,15 @@ class FlowGrpo(VelocityTrainer):
 
     def collect(self, state: State) -> Rollout:
         prompts, groups = self._prompts(state)
-        path = self._walk(state, prompts)
-        rollout = Rollout.of(state, prompts, groups, path[:, -1], self.steps * len(prompts))
-        return replace(rollout, path=path.nan_to_num(0.0, 0.0, 0.0))
+        noise = torch.stack([state.noise(len(prompts)) for _ in range(self.steps + 1)], dim=1)
+        paths = list[Tensor]()
+
+        def sample(noise: Tensor, prompts: Sequence[str]) -> tuple[Tensor, int]:
+            paths.append(self._walk(state, noise, prompts))
+            return paths[-1][:, -1], self.steps * len(prompts)
+
+        drawn = draw_and_score(state, noise, prompts, self.config.overlap, sample)
+        return replace(Rollout.of(prompts, groups, drawn), path=torch.cat(paths).nan_to_num(0.0, 0.0, 0.0))
 
     def lesson(self, state: State, rollout: Rollout) -> tuple[Tensor, Tensor, Condition]:
         _, weights, condition = super().lesson(state, rollout)
@@ -83,10 +90,8 @@ class FlowGrpo(VelocityTrainer):
         return Transition.at(t, 1 / self.steps, self.config.noise)
 
     @torch.no_grad()
-    def _walk(self, state: State, prompts: Sequence[str]) -> Tensor:
-        """Paths of the sampling policy, `(B, K + 1, *)`."""
-        # Before the attempt, which may be repeated with smaller micro-batches.
-        noise = torch.stack([state.noise(len(prompts)) for _ in range(self.steps + 1)], dim=1)
+    def _walk(self, state: State, noise: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Paths of the sampling policy, `(B, K + 1, *)`, from as much noise."""
 
         def attempt(size: int) -> Tensor:
             starts = range(0, len(prompts), size)

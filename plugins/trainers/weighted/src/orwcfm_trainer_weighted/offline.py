@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from orwcfm_core.backbone import Condition
 from orwcfm_core.errors import RunError
 from orwcfm_core.orw_cfm import OrwCfm, Rollout
+from orwcfm_core.overlap import Sample, draw_and_score
 from orwcfm_core.trainer import State, draw
 from torch import Tensor
 
@@ -47,8 +49,9 @@ class Rwr(OrwCfm):
         nfe = 0 if state.memory else self._fill(state)
         prompts, groups = self._prompts(state)
         prompts, groups = prompts[: self.config.watch], groups[: self.config.watch]
-        x_1, _ = state.sample(state.noise(len(prompts)), prompts)
-        return Rollout.of(state, prompts, groups, x_1, nfe)
+        noise = state.noise(len(prompts))
+        drawn = draw_and_score(state, noise, prompts, self.config.overlap, state.sample)
+        return Rollout.of(prompts, groups, drawn._replace(nfe=nfe))
 
     def lesson(self, state: State, rollout: Rollout) -> tuple[Tensor, Tensor, Condition]:
         x_1, weights, numbers = (state.memory[name] for name in ("x_1", "weights", "prompts"))
@@ -59,34 +62,41 @@ class Rwr(OrwCfm):
     def _fill(self, state: State) -> int:
         """Draw or read the fixed set, weigh it and keep it; returns model evaluations."""
         parts = state.components
+        sample: Sample
         if self.config.data is None:
-            x_1, numbers, nfe = self._draw_once(state)
+            numbers = [i % len(parts.prompts) for i in range(self.config.data_samples)]
+            source, sample = self._noise(state), partial(_sample_reference, state)
         else:
-            x_1, numbers = read_samples(Path(self.config.data), parts.backbone, parts.prompts)
-            x_1, nfe = x_1.to(state.device), 0
-        groups = torch.tensor(numbers, device=state.device)
-        scored = Rollout.of(state, [parts.prompts[i] for i in numbers], groups, x_1, nfe)
-        weights = parts.weighting.weights(scored.scored.signal, scored.valid, groups)
+            read, numbers = read_samples(Path(self.config.data), parts.backbone, parts.prompts)
+            source, sample = read.to(state.device), _as_they_are
+        prompts, groups = [parts.prompts[i] for i in numbers], torch.tensor(numbers, device=state.device)
+        drawn = draw_and_score(state, source, prompts, self.config.overlap, sample)
+        found = Rollout.of(prompts, groups, drawn)
+        weights = parts.weighting.weights(found.scored.signal, found.valid, groups)
         rows = weights.nonzero().flatten()
         if not len(rows):
             raise RunError("trainer: no sample of the fixed set has a valid score and a weight other than 0")
         weights = weights[rows]
         weights = weights / weights.mean() if (weights > 0).all() else weights
-        state.memory = {"x_1": scored.x_1[rows], "weights": weights, "prompts": groups[rows]}
-        return nfe
+        state.memory = {"x_1": found.x_1[rows], "weights": weights, "prompts": groups[rows]}
+        return found.nfe
 
-    def _draw_once(self, state: State) -> tuple[Tensor, Sequence[int], int]:
-        """Samples of the reference, the numbers of their prompts, and model evaluations."""
-        parts, count = state.components, self.config.data_samples
-        numbers = [i % len(parts.prompts) for i in range(count)]
-        prompts = [parts.prompts[i] for i in numbers]
+    def _noise(self, state: State) -> Tensor:
+        """What the fixed set is drawn from."""
         source = torch.Generator(state.device).manual_seed((self.config.seed + _OWN_SEED) % 2**63)
-        noise = torch.randn((count, *parts.backbone.sample_shape), generator=source, device=state.device)
-        with state.autocast():
-            x_1, nfe = state.fit(
-                lambda size: draw(parts.backbone, parts.backbone.reference(), parts.sampler, noise, prompts, size)
-            )
-        return x_1, numbers, nfe
+        shape = (self.config.data_samples, *state.components.backbone.sample_shape)
+        return torch.randn(shape, generator=source, device=state.device)
+
+
+def _sample_reference(state: State, noise: Tensor, prompts: Sequence[str]) -> tuple[Tensor, int]:
+    """Samples of the reference, and model evaluations."""
+    backbone, sampler = state.components.backbone, state.components.sampler
+    with state.autocast():
+        return state.fit(lambda size: draw(backbone, backbone.reference(), sampler, noise, prompts, size))
+
+
+def _as_they_are(x_1: Tensor, prompts: Sequence[str]) -> tuple[Tensor, int]:
+    return x_1, 0
 
 
 class Reft(Rwr):
