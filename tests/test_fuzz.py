@@ -104,7 +104,9 @@ def test_command_lines(cases: int, run: Path) -> None:
         if args[0] == "resume" and "run" in args[1:]:
             # Rounds by the thousand are no mistake, but not to be waited for.
             args = [*args, "--rounds", "4"]
-        assert_clear(here(*args), [*SECTIONS, *args, "option", "command", "argument", "name", "configuration", "run.toml"])
+        assert_clear(
+            here(*args), [*SECTIONS, *args, "option", "command", "argument", "name", "configuration", "run.toml"]
+        )
 
     check(command_lines(), call, cases)
 

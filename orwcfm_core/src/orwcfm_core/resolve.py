@@ -148,7 +148,7 @@ class _Reader:
     def reward(self, asked: Asked, suggested: Suggestions, term: JudgeConfig) -> Choice | None:
         """Choose a reward, here or in an environment of its own, with the backbone's suggestions for it."""
         own = dict(asked.options)
-        python = own.pop("python", "")
+        python: Any = own.pop("python", "")
         if not isinstance(python, str) or not _is_unicode(python + asked.text):
             self.errors.append(
                 f"{asked.label}.python: expected the path of an environment, got {python or asked.text!r}"
