@@ -12,7 +12,7 @@ from test_run import ALL_METRICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / page for page in ("README.md", "cli/README.md", "docs/several.md", "docs/sweep.md")),
+    *(ROOT / page for page in ("README.md", "cli/README.md", "docs/several.md", "docs/trainers-compared.md")),
     *ROOT.glob("plugins/*/*/README.md"),
 ]
 LINES = sorted(
@@ -31,6 +31,15 @@ def test_every_example_line_is_a_valid_configuration(line):
     result = CliRunner().invoke(cli, [*shlex.split(line, comments=True), "--print-config"])
     assert result.exit_code == 0, result.exception
     assert all(f"[{section}]" in result.output for section in SECTIONS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/sweep.md"])
+@pytest.mark.parametrize("name", ["sweep", "compare", "eval"])
+def test_example_lines_of_other_commands_have_options_that_exist(page, name):
+    lines = re.findall(rf"^    orwcfm {name} (.*)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        cli.commands[name].make_context(name, shlex.split(line, comments=True))
 
 
 def test_there_are_example_lines():

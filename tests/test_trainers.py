@@ -12,6 +12,7 @@ from orwcfm_cli.main import cli
 from orwcfm_core.checkpoint import newest_checkpoint
 from orwcfm_core.errors import UserError
 from orwcfm_core.schedule import Knob, Schedules, Target
+from orwcfm_core.testing.fakes import perturb
 from orwcfm_core.testing.gradients import trainer_on_gmm
 from orwcfm_core.weighting import Advantage
 from safetensors.torch import load_file
@@ -109,6 +110,33 @@ def test_a_trainer_with_samples_of_its_own_goes_on_where_it_was(trainer, tmp_pat
     args = ["run", *GMM, *SMALL, "--trainer", trainer, "--rounds", "4", "--set", "train.checkpoint_every=2"]
     args += ["--set", "train.data_samples=64"] if trainer == "rwr" else []
     resumed_exactly(args, tmp_path)
+
+
+def trained(name, scale=None, **options):
+    """Metrics and parameters after two rounds from a perturbed start, with gradients scaled as in fp16."""
+    small = {"samples": 12, "updates": 2} | ({"data_samples": 30, "watch": 12} if name in ("rwr", "reft") else {})
+    trainer, state = trainer_on_gmm(name, small | options, lambda scores: scores - 0.2)
+    perturb(state.components.backbone.policy().parameters(), seed=1)
+    if scale:
+        state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    found = [trainer.round(state) for _ in range(2)]
+    return [row | {"seconds": 0, "samples_per_second": 0} for row in found], state.ema.parameters
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_trainer_overlaps_and_scales_without_another_number(trainer, monkeypatch):
+    rows, parameters = trained(trainer)
+    assert rows[-1]["skipped"] == 0
+    scaled = trained(trainer, scale=2.0**10)
+    assert scaled[0] == rows
+    assert all(map(torch.equal, scaled[1], parameters))
+    threads = trained(trainer, overlap=3)
+    monkeypatch.setattr("orwcfm_core.overlap.pipelined", lambda items, work: [work(item) for item in items])
+    in_turn = trained(trainer, overlap=3)
+    assert threads[0] == in_turn[0]
+    assert all(map(torch.equal, threads[1], in_turn[1]))
+    for p, q in zip(threads[1], parameters, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
 def test_the_controller_holds_a_divergence_on_the_mixture():

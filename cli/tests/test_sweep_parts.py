@@ -45,7 +45,7 @@ def test_values_reach_the_configuration() -> None:
     grid = Grid.parse(["alpha=0.5", "backbone.weights=mnist", "reward.jpeg.quality=[3]"])
     base = {"reg": {"name": "w2", "alpha": "1"}}
     assert grid.combinations()[0].over(base) == {
-        "reg": {"name": "w2", "alpha": "0.5"},
+        "reg": {"name": "w2", "w2": {"alpha": "0.5"}},
         "backbone": {"weights": "mnist"},
         "reward": {"jpeg": {"quality": 3}},
     }
