@@ -127,7 +127,9 @@ class _Reader:
                 f"{asked.label}.python: expected the path of an environment, got {python or asked.text!r}"
             )
             return None
-        name, environment = (asked.text, python) if python else located(asked.text)
+        name, environment = located(asked.text)
+        if python:
+            name, environment = asked.text, python
         below = suggested.rewards.get(asked.name, {})
         if environment:
             remote = RemotePlugin(name, environment, term.timeout or 600.0)
