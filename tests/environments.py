@@ -131,5 +131,5 @@ def _tops(dist: Distribution) -> Iterator[Path]:
     """Files and folders in site-packages that a distribution consists of."""
     site = Path(sysconfig.get_path("purelib"))
     for name in {file.parts[0] for file in dist.files or []}:
-        if name not in ("..", "__pycache__", "bin"):
+        if name not in ("..", "__pycache__", "bin") and (site / name).exists():
             yield site / name
