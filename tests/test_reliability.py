@@ -18,7 +18,7 @@ import pytest
 import torch
 from commandline import POINTS, here, rounds
 from orwcfm_core.checkpoint import newest_checkpoint
-from orwcfm_core.orw_cfm import _mean_square
+from orwcfm_core.orw_cfm import mean_square
 from orwcfm_core.testing import FakeDistribution
 from safetensors.torch import load_file
 
@@ -112,7 +112,7 @@ def test_updates_that_are_not_finite_end_the_run_and_leave_their_inputs(odd, mon
     args = (*POINTS, "--reward", "bright", "--set", "train.checkpoint_every=1", "--rounds", 3)
     here(*args, "--out", "whole", code=0)
     with monkeypatch.context() as broken:
-        broken.setattr("orwcfm_core.orw_cfm._mean_square", lambda x: _mean_square(x) * float("nan"))
+        broken.setattr("orwcfm_core.orw_cfm.mean_square", lambda x: mean_square(x) * float("nan"))
         done = here(*args, "--set", "train.max_skipped=6", "--out", "run", code=1)
     assert done.errors == [
         "error: round 2: 6 updates in a row were skipped (train.max_skipped): the loss or its gradient is not finite"
