@@ -47,7 +47,7 @@ def main() -> None:
             _, state = default_run()
             noise, prompts = state.noise(COUNT), [state.components.prompts[0]] * COUNT
             slow_down(state, wait / COUNT)
-            calls[f"{parts} {wait}"] = partial(draw_and_score, state, noise, prompts, parts)
+            calls[f"{parts} {wait}"] = partial(draw_and_score, state, noise, prompts, parts, state.sample)
     calls["sampling"] = partial(state.sample, noise, prompts)
     # What disturbs only ever adds: the shortest of each kind.
     best = {name: min(found) for name, found in alternating(calls, repeats=11, clock=time.perf_counter).items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orwcfm_cli.plugin_options import Option, options_of
 from orwcfm_cli.plugin_pages import Page, describe
-from orwcfm_core.config import CombineConfig, TermConfig
+from orwcfm_core.config import CombineConfig, RegConfig, TermConfig
 from orwcfm_core.plugin import GROUPS
 from orwcfm_core.registry import Registry
 
@@ -24,7 +24,10 @@ INTRODUCTIONS = {
     "trainer": "Training methods (`--trainer`); their options are section `train`.",
     "callback": "What is told of a run's events (`--callback`); [hooks](../hooks.md) says which.",
 }
-SHARED = {"reward": [*options_of("reward", TermConfig), *options_of("reward", CombineConfig)]}
+SHARED = {
+    "reward": [*options_of("reward", TermConfig), *options_of("reward", CombineConfig)],
+    "regularizer": options_of("reg", RegConfig),
+}
 """Options that belong to the run and not to one component."""
 
 

@@ -8,10 +8,13 @@ import pytest
 from click.testing import CliRunner
 from orwcfm_cli.main import cli
 from orwcfm_core.config import SECTIONS
-from test_run import METRICS
+from test_run import ALL_METRICS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "several.md", *ROOT.glob("plugins/*/*/README.md"), ROOT / "cli/README.md"]
+PAGES = [
+    *(ROOT / page for page in ("README.md", "cli/README.md", "docs/several.md", "docs/trainers-compared.md")),
+    *ROOT.glob("plugins/*/*/README.md"),
+]
 LINES = sorted(
     {
         line.strip().removeprefix("orwcfm ")
@@ -30,6 +33,15 @@ def test_every_example_line_is_a_valid_configuration(line):
     assert all(f"[{section}]" in result.output for section in SECTIONS)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/sweep.md"])
+@pytest.mark.parametrize("name", ["sweep", "compare", "eval"])
+def test_example_lines_of_other_commands_have_options_that_exist(page, name):
+    lines = re.findall(rf"^    orwcfm {name} (.*)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        cli.commands[name].make_context(name, shlex.split(line, comments=True))
+
+
 def test_there_are_example_lines():
     assert len(LINES) > 10
 
@@ -37,7 +49,7 @@ def test_there_are_example_lines():
 def test_every_metric_is_explained():
     text = (ROOT / "docs" / "metrics.md").read_text()
     named = set(re.findall(r"`([a-z_]+)`", text)) | {"heldout_class-probability"}
-    assert named >= METRICS
+    assert named >= ALL_METRICS
 
 
 def test_links_between_pages_lead_somewhere():

@@ -125,7 +125,7 @@ def test_mistakes_are_one_line_and_exit_code_2(orwcfm, args, said):
 
 def test_list_is_aligned_and_takes_a_kind(orwcfm):
     lines = orwcfm("plugins", "list", "--kind", "regularizers").stdout.splitlines()
-    assert [line.split()[1] for line in lines] == ["kl", "none", "w2"]
+    assert [line.split()[1] for line in lines] == ["adaptive-w2", "kl", "none", "w2"]
     assert len({line.index("orwcfm-reg-") for line in lines}) == 1
     rows = json.loads(orwcfm("plugins", "list", "--kind", "reg", "--json").stdout)
     assert rows[-1] == {

@@ -7,12 +7,11 @@ import json
 import math
 import random
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import measured_in_a_browser
 from orwcfm_cli.charts import Guide, Mark, Series, Trail, line_chart, number, plane
 from orwcfm_cli.report import write_report
 from orwcfm_cli.report_data import read_run
@@ -334,29 +333,7 @@ def test_plane_leaves_out_what_a_logarithm_cannot_show() -> None:
 
 
 def test_browser_shows_it_without_errors_requests_or_overflow(tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert browser, "this test needs chromium on PATH"
     page = page_of(make_run(tmp_path / "good", done=60))
-    measure = (
-        "const w = f.contentWindow, d = w.document, e = d.documentElement, out = [e.scrollWidth - e.clientWidth];"
-        "out.push(d.querySelectorAll('.gallery.scrub figure.on').length);"
-        "out.push([...d.images].every(i => i.complete && i.naturalWidth > 0));"
-        "out.push(w.performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length);"
-        "document.title = 'measured ' + JSON.stringify(out);"
-    )
-    wrapper = tmp_path / "phone.html"
-    wrapper.write_text(
-        f'<!doctype html><meta charset="utf-8"><title>waiting</title><iframe id="f" width="360" height="800" '
-        f'style="border:0" srcdoc="{html.escape(page)}" onload="{measure}"></iframe>',
-        encoding="utf-8",
-    )
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += ["--disable-dev-shm-usage", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*command, "--dump-dom", wrapper.as_uri()], capture_output=True, text=True, timeout=60, check=True
-    )
-    found = re.search(r"<title>measured (.*?)</title>", done.stdout)
-    assert found, done.stderr[-2000:]
-    assert json.loads(found[1]) == [0, 1, True, 0]
-    assert ":CONSOLE" not in done.stderr
+    found, errors = measured_in_a_browser(page, "d.querySelectorAll('.gallery.scrub figure.on').length", tmp_path)
+    assert found == [0, True, 0, 1]
+    assert ":CONSOLE" not in errors

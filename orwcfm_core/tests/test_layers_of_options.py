@@ -32,7 +32,7 @@ TWO = {"reward": {"name": ["a", "b"], "prompt": ["x"], "a": {"weight": 1, "m": 2
         ({"backbone": {"name": "unet", "w": 1}}, {"backbone": {"name": "gmm"}}, {"name": "gmm"}),
         ({"sampler": {"name": "euler", "steps": 7}}, {"sampler": {"name": "heun"}}, {"steps": 7, "name": "heun"}),
         ({"sampler": {"name": "euler", "steps": 7}}, {"sampler": {"name": "dopri5"}}, {"name": "dopri5"}),
-        ({"train": {"name": "a", "rounds": 7}}, {"train": {"name": "b"}}, {"name": "b", "rounds": 7}),
+        ({"train": {"name": "a", "rounds": 7, "own": 1}}, {"train": {"name": "b"}}, {"name": "b", "rounds": 7}),
     ],
 )
 def test_layers(file: dict[str, Any], line: dict[str, Any], expected: dict[str, Any]) -> None:

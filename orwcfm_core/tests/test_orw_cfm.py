@@ -132,7 +132,7 @@ def test_a_negative_weight_never_pushes_further_than_at_the_reference(lab: Any, 
     with torch.no_grad():
         batch = trainer._draw(state, Weighed.of(x_1, w, {}, draws=1))
         v_old, v_ref = (field.velocity(batch.t, batch.x_t, {}) for field in (policy, reference))
-        y_t = trainer._targets(state, batch, v_ref)
+        y_t = trainer._targets(state, batch, v_ref, None)
     push, away = y_t - v_old, v_old - batch.u_t
     assert (push.norm(dim=1) <= (v_ref - batch.u_t).norm(dim=1) * (1 + 1e-4) + 1e-4 * size).all()
     assert (torch.nn.functional.cosine_similarity(push, away) > 0.999).all()

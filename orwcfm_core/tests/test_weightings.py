@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from orwcfm_core.weighting import Advantage, Exp, Softmax, TopK, Weighting
+from orwcfm_core.weighting import Advantage, Exp, GroupAdvantage, Softmax, TopK, Weighting
 from torch import Tensor
 
 POSITIVE: dict[str, Callable[[], Weighting]] = {
@@ -15,7 +15,11 @@ POSITIVE: dict[str, Callable[[], Weighting]] = {
     "softmax": lambda: Softmax(1.5),
     "top-k": lambda: TopK(0.4),
 }
-ALL = POSITIVE | {"advantage": lambda: Advantage(1.0, 1.0)}
+ALL = POSITIVE | {
+    "advantage": lambda: Advantage(1.0, 1.0),
+    "group-advantage": lambda: GroupAdvantage(1.0, 5.0, "prompt"),
+    "group-advantage of the round": lambda: GroupAdvantage(1.0, 5.0, "round"),
+}
 
 
 def batch(n: int = 24, groups: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,3 +171,25 @@ def test_others_have_no_state(name: str) -> None:
     weighting = POSITIVE[name]()
     weighting.weights(*batch())
     assert weighting.state() == {}
+
+
+@pytest.mark.parametrize(
+    ("spread", "expected"),
+    [
+        ("prompt", [-1.0, 1.0, -1.0, 1.0]),
+        # All four scores deviate from their mean, 2.25, by 2.25, 1.25, 0.25 and 3.75.
+        ("round", [x / math.sqrt((2.25**2 + 1.25**2 + 0.25**2 + 3.75**2) / 4) for x in (-0.5, 0.5, -2.0, 2.0)]),
+    ],
+)
+def test_group_advantage_has_the_spread_of_this_round(spread: str, expected: list[float]) -> None:
+    scores, groups = torch.tensor([0.0, 1.0, 2.0, 6.0]), torch.tensor([0, 0, 1, 1])
+    w = GroupAdvantage(3.0, 5.0, spread).weights(scores, everything(4)[0], groups)
+    assert w.tolist() == pytest.approx([3 * x for x in expected], rel=1e-6)
+    small = GroupAdvantage(3.0, 5.0, spread).weights(1e-4 * scores, everything(4)[0], groups)
+    torch.testing.assert_close(small, w, rtol=1e-4, atol=1e-5)
+    clipped = GroupAdvantage(3.0, 0.1, spread).weights(scores, everything(4)[0], groups)
+    assert clipped.abs().tolist() == pytest.approx([0.3] * 4, rel=1e-6)
+
+
+def test_group_advantage_of_equal_scores_is_zero() -> None:
+    assert not GroupAdvantage(1.0, 5.0, "prompt").weights(torch.full((7,), 0.1), *everything(7)).any()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from data import load
-from frechet import frechet_distance
+from orwcfm_core.measures import frechet_distance
 from orwcfm_reward_classifier.network import Classifier
 from safetensors.torch import load_file
 from train_classifier import measure

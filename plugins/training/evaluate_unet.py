@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from data import load
-from frechet import frechet_distance
 from orwcfm_backbone_unet.backbone import UNetBackbone
 from orwcfm_backbone_unet.plugin import Config
+from orwcfm_core.measures import frechet_distance
 from orwcfm_core.sampler import Euler
 from orwcfm_reward_classifier.reward import load as load_classifier
 from torch import Tensor

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from orwcfm_core.backbone import Backbone
-from orwcfm_core.config import JudgeChoice, JudgeConfig, RunConfig
+from orwcfm_core.config import JudgeChoice, JudgeConfig, RegChoice, RunConfig, TauConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.events import Callbacks
 from orwcfm_core.objective import Objective, Term
 from orwcfm_core.plugin import RewardSpec
-from orwcfm_core.regularizer import Regularizer, Sum
+from orwcfm_core.regularizer import Anchor, Regularizer, Sum
 from orwcfm_core.reward import Judge, OnError, Reward
 from orwcfm_core.sampler import build_sampler
+from orwcfm_core.schedule import Knob, Schedules, alpha_schedule, tau_schedule
 from orwcfm_core.trainer import Components, State, Trainer
-from orwcfm_core.weighting import build_weighting
+from orwcfm_core.weighting import Weighting, build_weighting
 
-__all__ = ["assemble", "build_callbacks", "choose_device"]
+__all__ = ["assemble", "build_callbacks", "build_judge", "choose_device"]
 
 
 def assemble(config: RunConfig) -> tuple[Trainer, State]:
@@ -36,16 +38,18 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
         Term(**_judge(choice), **choice.term.model_dump(exclude={*JudgeConfig.model_fields}))
         for choice in config.rewards
     ]
-    heldout = [Judge(**_judge(choice)) for choice in config.heldout]
-    regularizers = {choice.name: choice.plugin.build(choice.config, Regularizer) for choice in config.regs}
+    heldout = [build_judge(choice) for choice in config.heldout]
+    regularizers = {choice.name: _regularizer(choice) for choice in config.regs}
+    weighting = build_weighting(config.weighting)
     components = Components(
         backbone=backbone,
         objective=Objective(terms, config.combine.combine),
         regularizer=Sum(regularizers) if len(regularizers) > 1 else regularizers[config.regs[0].name],
-        weighting=build_weighting(config.weighting),
+        weighting=weighting,
         sampler=build_sampler(config.sampler),
         prompts=config.prompts,
         heldout=heldout,
+        schedules=_schedules(config, regularizers, weighting),
     )
     trainer = config.trainer.plugin.build(config.trainer.config, Trainer)
     return trainer, trainer.start(components, config.sampler.ema, choose_device(config.train.device))
@@ -58,6 +62,36 @@ def build_callbacks(config: RunConfig) -> Callbacks:
         UserError: A callback cannot be built, or has hooks that do not exist.
     """
     return Callbacks({choice.name: choice.plugin.build(choice.config, object) for choice in config.callbacks})
+
+
+def build_judge(choice: JudgeChoice) -> Judge:
+    """Build a reward as one that judges.
+
+    Raises:
+        UserError: It cannot be built.
+    """
+    return Judge(**_judge(choice))
+
+
+def _regularizer(choice: RegChoice) -> Regularizer:
+    """A regularizer that knows what it holds to."""
+    regularizer = choice.plugin.build(choice.config, Regularizer)
+    regularizer.anchor = Anchor.named(choice.term.anchor, choice.term.ema_share)
+    return regularizer
+
+
+def _schedules(config: RunConfig, regularizers: Mapping[str, Regularizer], weighting: Weighting) -> Schedules:
+    """What changes from round to round: `alpha`, or `alpha_<name>` of several, and `tau`."""
+    found = []
+    for choice in config.regs:
+        regularizer = regularizers[choice.name]
+        schedule = alpha_schedule(choice.term, regularizer.alpha)
+        name = "alpha" if len(config.regs) == 1 else f"alpha_{choice.name}"
+        found += [Knob(name, regularizer, "alpha", schedule)] if schedule else []
+    if isinstance(config.weighting, TauConfig):
+        schedule = tau_schedule(config.weighting)
+        found += [Knob("tau", weighting, "tau", schedule)] if schedule else []
+    return Schedules(found)
 
 
 def _judge(choice: JudgeChoice) -> dict[str, Any]:

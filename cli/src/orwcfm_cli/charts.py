@@ -11,12 +11,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Axis", "Guide", "Mark", "Series", "Trail", "line_chart", "number", "plane", "spans_decades"]
+__all__ = [
+    "MINUS",
+    "TONES",
+    "Axis",
+    "Guide",
+    "Mark",
+    "Series",
+    "Trail",
+    "line_chart",
+    "number",
+    "plane",
+    "spans_decades",
+]
 
 CHARACTER = 6.2
 LINE = 13.0
 MINUS = "\N{MINUS SIGN}"
 MOST_TITLED = 240
+TONES = "abcdefgh"
+"""Colours, which the stylesheet has under these names."""
 
 Box = tuple[float, float, float, float]
 
@@ -29,8 +43,9 @@ class Series:
         x: Positions, ascending.
         y: Values; None or a value that is not finite leaves a gap.
         label: Name at the end of the line, before the last value; empty where the chart has one line.
-        tone: Colour: "a", "b" or "c".
+        tone: Colour: one of TONES.
         spread: Half the height of a band around the line, at every position.
+        dots: Mark every value.
     """
 
     x: Sequence[float]
@@ -38,6 +53,7 @@ class Series:
     label: str = ""
     tone: str = "a"
     spread: Sequence[float | None] = ()
+    dots: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,12 +66,23 @@ class Guide:
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled point in a plane; kind is "start", "end", "reference" or "point"."""
+    """A labelled point in a plane.
+
+    Args:
+        x: Position.
+        y: Position.
+        label: Empty for none.
+        kind: "start", "end", "reference", "point" or "front".
+        tone: Colour: one of TONES; empty leaves it to the kind.
+        spread: Half the lengths of a cross through the point, in x and y.
+    """
 
     x: float
     y: float
     label: str
     kind: str = "point"
+    tone: str = ""
+    spread: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -66,13 +93,15 @@ class Trail:
         points: (x, y) in order of time, drawn as dots.
         titles: What each dot says when pointed at.
         line: (x, y) of the line through them, for instance a running mean.
-        tone: Colour: "a", "b" or "c".
+        tone: Colour: one of TONES.
+        timeless: The points have no order; all are equally dark.
     """
 
     points: Sequence[tuple[float, float]]
     titles: Sequence[str] = ()
     line: Sequence[tuple[float, float]] = ()
     tone: str = "a"
+    timeless: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,17 +153,19 @@ def line_chart(
     limits: tuple[float | None, float | None] = (None, None),
     log: bool = False,
     x_label: str = "round",
+    x_ticks: Sequence[tuple[float, str]] = (),
     size: tuple[int, int] = (360, 196),
 ) -> str:
     """Lines over rounds, labelled at their ends.
 
     Args:
         title: What the chart shows, for those who cannot see it.
-        series: One to three lines.
+        series: The lines.
         guides: Dashed horizontal lines.
         limits: Values that the vertical axis must at least include; None leaves it to the data.
         log: Logarithmic vertical axis; values that are not positive are left out.
         x_label: Name of the horizontal axis.
+        x_ticks: Positions on the horizontal axis and what is written there; none: round numbers.
         size: Width and height in units of the view box.
     """
     width, height = size
@@ -145,7 +176,7 @@ def line_chart(
     heights += [v for v in limits if v is not None and _shown(v, log)]
     x = _axis([float(v) for s in series for v in s.x], 42, right, pad=0)
     y = _axis(heights, height - 26, 14, log=log)
-    body = [_y_grid(y, 42, right), _x_ticks(x, height - 26, x_label, width - 4)]
+    body = [_y_grid(y, 42, right), _x_ticks(x, height - 26, x_label, width - 4, x_ticks)]
     body += [_guide(g, guides, series, x, y) for g in guides]
     body += [_band(s, x, y) for s in series if s.spread and not log]
     body += [_line(s, x, y, log) for s in series]
@@ -181,8 +212,10 @@ def plane(
     width, height = size
     marks = [m for m in marks if _shown(m.x, log_x) and _shown(m.y, False)]
     guides = [g for g in guides if _shown(g.value, log_x)]
-    xs = [p[0] for t in trails for p in t.points if _shown(p[0], log_x)] + [m.x for m in marks]
-    ys = [p[1] for t in trails for p in t.points] + [m.y for m in marks]
+    drawn = [p for t in trails for p in (*t.points, *t.line)]
+    xs = [p[0] for p in drawn] + [m.x + side * m.spread[0] for m in marks for side in (-1, 0, 1)]
+    xs = [value for value in xs if _shown(value, log_x)]
+    ys = [p[1] for p in drawn] + [m.y + side * m.spread[1] for m in marks for side in (-1, 1)]
     x = _axis(xs + [g.value for g in guides], 46, width - 10, log=log_x)
     y = _axis(ys, height - 40, 26)
     body = [_y_grid(y, 46, width - 10), _x_ticks(x, height - 40, "", width)]
@@ -250,17 +283,16 @@ def _y_grid(y: Axis, left: float, right: float) -> str:
     return "".join(rows)
 
 
-def _x_ticks(x: Axis, bottom: float, label: str, right: float) -> str:
+def _x_ticks(x: Axis, bottom: float, label: str, right: float, named: Sequence[tuple[float, str]] = ()) -> str:
     parts = [f'<line class="axis" x1="{x.start}" x2="{x.end:.1f}" y1="{bottom}" y2="{bottom}"/>']
-    whole = bool(label)
-    for value in x.ticks(5 if not x.log else 4):
-        if whole and value != round(value):
-            continue
+    # What has a name of its own is counted: half a round is none.
+    plain = [
+        (value, _tick_text(value)) for value in x.ticks(5 if not x.log else 4) if not label or value == round(value)
+    ]
+    for value, text in named or plain:
         at = x.place(value)
         parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(
-            f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{_tick_text(value)}</text>'
-        )
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{escape(text)}</text>')
     if label:
         parts.append(f'<text class="tick" x="{right}" y="{bottom + 17}" text-anchor="end">{escape(label)}</text>')
     return "".join(parts)
@@ -298,6 +330,8 @@ def _line(series: Series, x: Axis, y: Axis, log: bool) -> str:
             parts.append(f'<circle class="dot {series.tone}" cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="2"/>')
         if run[-1] == _runs(series, log)[-1][-1]:
             parts.append(f'<circle class="dot {series.tone}" cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3"/>')
+        for a, b in points if series.dots else ():
+            parts.append(f'<circle class="dot {series.tone}" cx="{a:.1f}" cy="{b:.1f}" r="2.6"/>')
     return "".join(parts)
 
 
@@ -322,15 +356,19 @@ def _end_label(series: Series, log: bool) -> tuple[float | None, str]:
 
 
 def _end_labels(ends: Sequence[tuple[float | None, str]], series: Sequence[Series], y: Axis, left: float) -> list[str]:
-    """Labels right of the last points, moved apart where they would touch."""
+    """Labels right of the last points, moved apart where they would touch, and up where they would sink too low."""
     rows = sorted(
         (y.place(value), text, s.tone) for (value, text), s in zip(ends, series, strict=True) if value is not None
     )
-    labels, floor = [], -math.inf
-    for at, text, tone in rows:
-        floor = max(at, floor + LINE)
-        labels.append(f'<text class="value {tone}" x="{left + 7:.1f}" y="{floor + 4:.1f}">{escape(text)}</text>')
-    return labels
+    heights: list[float] = []
+    for at, _, _ in rows:
+        heights.append(max(at, heights[-1] + LINE if heights else -math.inf))
+    for i in reversed(range(len(rows))):
+        heights[i] = min(heights[i], heights[i + 1] - LINE if i + 1 < len(rows) else y.start - 2)
+    return [
+        f'<text class="value {tone}" x="{left + 7:.1f}" y="{at + 4:.1f}">{escape(text)}</text>'
+        for at, (_, text, tone) in zip(heights, rows, strict=True)
+    ]
 
 
 def _guide(guide: Guide, guides: Sequence[Guide], series: Sequence[Series], x: Axis, y: Axis) -> str:
@@ -370,7 +408,7 @@ def _trail(trail: Trail, x: Axis, y: Axis, log_x: bool) -> str:
         if not _shown(a, log_x):
             continue
         title = f"<title>{escape(titles[i])}</title>" if titles else ""
-        opacity = 0.15 + 0.6 * i / max(1, count - 1)
+        opacity = 0.45 if trail.timeless else 0.15 + 0.6 * i / max(1, count - 1)
         parts.append(
             f'<circle class="dot {trail.tone}" cx="{x.place(a):.1f}" cy="{y.place(b):.1f}" r="2.2" '
             f'opacity="{opacity:.2f}">{title}</circle>'
@@ -383,7 +421,18 @@ def _mark(mark: Mark, x: Axis, y: Axis) -> str:
     if mark.kind == "reference":
         shape = f"M{a:.1f},{b - 6:.1f}l6,6l-6,6l-6,-6z"
         return f'<path class="mark reference" d="{shape}"/>'
-    return f'<circle class="mark {mark.kind}" cx="{a:.1f}" cy="{b:.1f}" r="5"/>'
+    return _cross(mark, x, y) + f'<circle class="mark {mark.kind} {mark.tone}" cx="{a:.1f}" cy="{b:.1f}" r="5"/>'
+
+
+def _cross(mark: Mark, x: Axis, y: Axis) -> str:
+    """How uncertain a point is, cut off at the edge of a logarithmic axis."""
+    low, high = (mark.x + side * mark.spread[0] for side in (-1, 1))
+    a, b = x.place(mark.x), y.place(mark.y)
+    left, right = x.place(low) if _shown(low, x.log) else x.start, x.place(high)
+    bottom, top = (y.place(mark.y + side * mark.spread[1]) for side in (-1, 1))
+    if not any(mark.spread):
+        return ""
+    return f'<path class="cross {mark.tone}" d="M{left:.1f},{b:.1f}H{right:.1f}M{a:.1f},{bottom:.1f}V{top:.1f}"/>'
 
 
 def _plane_labels(
@@ -395,8 +444,11 @@ def _plane_labels(
     taken: list[Box] = [(a - 6, b - 6, a + 6, b + 6) for a, b in spots]
     labels = []
     for mark, (a, b) in zip(marks, spots, strict=True):
-        around = [(a + 9, b + dy, a - 9) for dy in (0, -13, 13)]
-        labels.append(_label(mark.label, f"value {mark.kind}", around, frame, taken, dots))
+        if not mark.label:
+            continue
+        half = CHARACTER * len(mark.label) / 2
+        around = [(a + 9, b + dy, a - 9) for dy in (0, -13, 13)] + [(a - half, b + dy, a + half) for dy in (-16, 16)]
+        labels.append(_label(mark.label, f"value {mark.kind} {mark.tone}", around, frame, taken, dots))
     for guide in guides:
         at, half = x.place(guide.value), LINE * (guide.label.count("\n") + 1) / 2
         heights = [y.start - half - 4, y.end + half + 2, *(y.place(y.low + (y.high - y.low) * s) for s in (0.25, 0.5))]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["report_from", "tell"]
+__all__ = ["ending", "report_from", "tell"]
 
 
 def report_from(
@@ -45,10 +45,10 @@ def report_from(
                 env=environment,
                 timeout=seconds,
             )
-            ending = _ending(done.returncode)
+            how = ending(done.returncode)
         except subprocess.TimeoutExpired:
-            ending = f"was not done after {seconds:g} s"
-        return [json.loads(row) for row in file.read_text().splitlines()], ending
+            how = f"was not done after {seconds:g} s"
+        return [json.loads(row) for row in file.read_text().splitlines()], how
 
 
 def tell(report: Any) -> None:
@@ -57,7 +57,8 @@ def tell(report: Any) -> None:
         file.write(json.dumps(report) + "\n")
 
 
-def _ending(code: int) -> str | None:
+def ending(code: int) -> str | None:
+    """How a process ended, in words, by its return code; None if well."""
     if code >= 0:
         return f"ended the process with exit code {code}" if code else None
     try:

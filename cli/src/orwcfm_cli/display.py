@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: a live bar on a terminal, plain lines elsewhere; always on stderr."""
+"""Shows how a command gets on: a live bar on a terminal, plain lines elsewhere; always on stderr."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class _Notes(logging.Handler):
 
 
 class Display:
-    """A run's progress, and what the core logs meanwhile.
+    """Progress, and what the core logs meanwhile.
 
     Args:
-        rounds: Rounds of the whole run.
+        total: Steps in all: a run's rounds, for instance.
     """
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, total: int) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self.rounds = rounds
+        self.total = total
         self.progress = _TwoLines(
             BarColumn(),
             MofNCompleteColumn(),
@@ -56,7 +56,7 @@ class Display:
             disable=not self.console.is_terminal,
         )
         self.notes = _Notes(self)
-        self.task = self.progress.add_task("", total=rounds)
+        self.task = self.progress.add_task("", total=total)
 
     def __enter__(self) -> Self:
         _LOG.addHandler(self.notes)
@@ -73,17 +73,28 @@ class Display:
         """Say something once."""
         self.console.print(text, soft_wrap=True, markup=False)
 
-    def starts_after(self, rounds: int) -> None:
-        """Show that rounds were done before."""
-        self.progress.update(self.task, completed=rounds)
+    def starts_after(self, done: int) -> None:
+        """Show that some steps were done before."""
+        self.progress.update(self.task, completed=done)
 
     def round(self, metrics: dict[str, Any]) -> None:
         """Show a round's metrics."""
-        self.progress.numbers = _numbers(metrics)
-        self.progress.update(self.task, completed=metrics["round"])
-        if not self.console.is_terminal:
-            left = (self.rounds - metrics["round"]) * metrics["seconds"]
-            self.note(f"round {metrics['round']}/{self.rounds}  {self.progress.numbers}  {left:.0f} s left")
+        numbers, left = _numbers(metrics), (self.total - metrics["round"]) * metrics["seconds"]
+        line = f"round {metrics['round']}/{self.total}  {numbers}  {left:.0f} s left"
+        self.step(metrics["round"], numbers, line)
+
+    def step(self, done: int, now: str, line: str = "") -> None:
+        """Show how far it has come.
+
+        Args:
+            done: Steps done.
+            now: What is said below the bar, on a terminal.
+            line: What is said elsewhere; empty says nothing.
+        """
+        self.progress.numbers = now
+        self.progress.update(self.task, completed=done)
+        if line and not self.console.is_terminal:
+            self.note(line)
 
 
 def _numbers(metrics: dict[str, Any]) -> str:

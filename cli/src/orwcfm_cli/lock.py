@@ -14,11 +14,12 @@ __all__ = ["lock"]
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; the system lets go of it however the process ends.
+def lock(folder: Path, what: str = "run folder") -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of it however the process ends.
 
     Args:
-        folder: A run folder that exists.
+        folder: It must exist.
+        what: What it is, for messages.
 
     Raises:
         UserError: Another process holds it.
@@ -30,7 +31,7 @@ def lock(folder: Path) -> Iterator[None]:
         except BlockingIOError as e:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise UserError(
-                f"run folder {folder} is in use by process {holder}; wait for it to end, or stop it first"
+                f"{what} {folder} is in use by process {holder}; wait for it to end, or stop it first"
             ) from e
         # Only for the message: a full disk must not keep anyone from going on.
         with suppress(OSError):

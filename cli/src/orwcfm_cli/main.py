@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,35 +10,16 @@ from typing import Any
 import click
 from orwcfm_core.errors import RunError, UserError, printable
 
+from orwcfm_cli.compare import compare
 from orwcfm_cli.doctor import doctor
+from orwcfm_cli.evaluate import evaluate
 from orwcfm_cli.new import new
-from orwcfm_cli.output import as_json, reserve_stdout
+from orwcfm_cli.output import as_json, print_result, reserve_stdout
 from orwcfm_cli.plugins import plugins
+from orwcfm_cli.run_options import asked_for, one_or_list, run_argument, run_options
+from orwcfm_cli.sweep import sweep
 
 __all__ = ["cli", "main"]
-
-_FLAGS = {
-    "backbone": "backbone.name",
-    "reward": "reward.name",
-    "eval_reward": "heldout.name",
-    "reg": "reg.name",
-    "callback": "callback.name",
-    "trainer": "train.name",
-    "weighting": "weighting.name",
-    "sampler": "sampler.name",
-    "alpha": "reg.alpha",
-    "tau": "weighting.tau",
-    "rounds": "train.rounds",
-    "early_stop": "train.early_stop",
-    "seed": "train.seed",
-    "device": "train.device",
-    "precision": "train.precision",
-    "compile": "train.compile",
-    "threads": "train.threads",
-}
-"""Which option each fixed flag of `run` sets."""
-
-run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,64 +35,25 @@ def cli(no_plugins: bool) -> None:
 
 
 @cli.command()
-@click.option("--backbone", help="Generative model to fine-tune.")
-@click.option("--reward", multiple=True, help="What is maximised; several as NAME:WEIGHT each.")
-@click.option("--eval-reward", multiple=True, help="What judges and is not trained on; several times for several.")
-@click.option("--reg", multiple=True, help="What keeps the model near the pre-trained one; several as NAME:ALPHA each.")
-@click.option("--trainer", help="Training method.")
-@click.option("--weighting", help="How scores become weights: advantage, exp, softmax, top-k.")
-@click.option("--sampler", help="ODE solver: euler, midpoint, heun, rk4, dopri5.")
-@click.option("--alpha", help="Strength of the regularizer (reg.alpha).")
-@click.option("--tau", help="Strength of the reward (weighting.tau).")
-@click.option("--rounds", help="Rounds of sampling, scoring and updating (train.rounds).")
-@click.option(
-    "--early-stop",
-    is_flag=False,
-    flag_value="20",
-    metavar="[ROUNDS]",
-    help="End with the best held-out score, once nothing was better for ROUNDS (20).",
-)
-@click.option("--seed", help="Seed of all random numbers (train.seed).")
-@click.option("--device", help="auto, cpu, cuda, ... (train.device).")
-@click.option("--precision", help="auto, fp32, bf16, fp16 (train.precision).")
-@click.option("--compile", flag_value="true", default=None, help="Compile the networks (train.compile).")
-@click.option("--threads", help="Threads of the CPU (train.threads).")
-@click.option("--prompt", multiple=True, help="Prompt; may be given several times.")
-@click.option("--callback", multiple=True, help="What is told of the run's events; several times for several.")
-@click.option("--set", "settings", multiple=True, metavar="SECTION.OPTION=VALUE", help="Set any option.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with sections of options.")
+@run_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; must not exist.  [default: runs/...]")
 @click.option("--print-config", is_flag=True, help="Print the resolved configuration and stop.")
 @click.option("--dry-run", is_flag=True, help="Build everything, do one round, print the plan and stop.")
 @as_json
-def run(
-    prompt: tuple[str, ...],
-    settings: tuple[str, ...],
-    config: Path | None,
-    out: Path | None,
-    print_config: bool,
-    dry_run: bool,
-    as_json: bool,
-    **flags: str | tuple[str, ...] | None,
-) -> None:
+def run(out: Path | None, print_config: bool, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Fine-tune a model on a reward."""
     from orwcfm_core.registry import Registry
     from orwcfm_core.resolve import resolve
 
-    from orwcfm_cli.options import merge, to_toml
+    from orwcfm_cli.options import to_toml
 
-    fixed: dict[str, Any] = {
-        _FLAGS[flag]: _one_or_list(value) for flag, value in flags.items() if value not in (None, ())
-    }
-    if prompt:
-        fixed["reward.prompt"] = list(prompt)
-    resolved = resolve(merge(config, settings, fixed), Registry())
+    resolved = resolve(asked_for(given), Registry())
     if print_config:
         click.echo(to_toml(resolved.tables()), nl=False)
         return
     from orwcfm_cli import runner
 
-    _print(runner.plan(resolved) if dry_run else runner.start(resolved, out), as_json)
+    print_result(runner.plan(resolved) if dry_run else runner.start(resolved, out), as_json)
 
 
 @cli.command()
@@ -126,8 +67,8 @@ def resume(run: Path, rounds: str | None, callback: tuple[str, ...], settings: t
     from orwcfm_cli import runner
     from orwcfm_cli.options import merge
 
-    flags = {"train.rounds": rounds, "callback.name": _one_or_list(callback)}
-    _print(runner.resume(run, merge(None, settings, {option: v for option, v in flags.items() if v})), as_json)
+    flags = {"train.rounds": rounds, "callback.name": one_or_list(callback)}
+    print_result(runner.resume(run, merge(None, settings, {option: v for option, v in flags.items() if v})), as_json)
 
 
 @cli.command()
@@ -144,7 +85,7 @@ def sample(
     """Draw pictures from a fine-tuned model."""
     from orwcfm_cli import runner
 
-    _print(runner.sample(run, count, prompt, seed, reference, out), as_json)
+    print_result(runner.sample(run, count, prompt, seed, reference, out), as_json)
 
 
 @cli.command()
@@ -155,33 +96,11 @@ def report(run: Path, as_json: bool) -> None:
     from orwcfm_cli.folder import RunFolder
     from orwcfm_cli.report import write_report
 
-    _print({"report": str(write_report(RunFolder.open(run).path))}, as_json)
+    print_result({"report": str(write_report(RunFolder.open(run).path))}, as_json)
 
 
-cli.add_command(new)
-
-
-cli.add_command(plugins)
-cli.add_command(doctor)
-
-
-def _one_or_list(value: str | tuple[str, ...] | None) -> Any:
-    """What a flag was given, once or several times."""
-    if not isinstance(value, tuple):
-        return value
-    return value[0] if len(value) == 1 else list(value)
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    """Print a command's result, for a person or for a program."""
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    result = {key: value for key, value in result.items() if not isinstance(value, dict)}
-    width = max(len(key) for key in result)
-    for key, value in result.items():
-        text = f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
-        click.echo(f"{key.replace('_', ' '):<{width}}  {text}")
+for command in (sweep, compare, evaluate, new, plugins, doctor):
+    cli.add_command(command)
 
 
 def main() -> None:

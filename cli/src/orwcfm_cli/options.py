@@ -12,7 +12,7 @@ import tomli_w
 from orwcfm_core.errors import UserError
 from orwcfm_core.layers import layered
 
-__all__ = ["Tables", "merge", "read_toml", "to_toml"]
+__all__ = ["Tables", "flat", "merge", "put", "read_toml", "to_toml"]
 
 Tables = dict[str, dict[str, Any]]
 
@@ -37,10 +37,10 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
         key, equals, value = setting.partition("=")
         if not equals or len(key.split(".")) not in (2, 3) or not all(key.split(".")):
             raise UserError(f"--set {setting}: expected SECTION.OPTION=VALUE, as in --set train.rounds=10")
-        _put(set_tables, key, _decode(setting, value))
+        put(set_tables, key, _decode(setting, value))
     flags: Tables = {}
     for key, value in fixed.items():
-        _put(flags, key, value)
+        put(flags, key, value)
     return layered(file, set_tables, flags)
 
 
@@ -65,7 +65,20 @@ def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     return tomli_w.dumps(tables)
 
 
-def _put(tables: Tables, key: str, value: Any) -> None:
+def flat(tables: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested tables as one, by names with dots."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
+
+
+def put(tables: Tables, key: str, value: Any) -> None:
+    """Set an option, `section.option` or `section.component.option`, in place.
+
+    Raises:
+        UserError: What should be a table is a value.
+    """
     *sections, option = key.split(".")
     table: dict[str, Any] = tables
     for section in sections:

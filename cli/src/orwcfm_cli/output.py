@@ -18,6 +18,7 @@ __all__ = [
     "as_json",
     "line",
     "print_json",
+    "print_result",
     "reserve_stdout",
     "shortened",
     "terminal_width",
@@ -71,6 +72,18 @@ def _results() -> TextIO | None:
 def print_json(result: Any) -> None:
     """Print a result for a program."""
     click.echo(json.dumps(result, indent=1))
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Print a command's result, for a person or for a program."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    result = {key: value for key, value in result.items() if not isinstance(value, dict)}
+    width = max(len(key) for key in result)
+    for key, value in result.items():
+        text = f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
+        click.echo(f"{key.replace('_', ' '):<{width}}  {text}")
 
 
 def terminal_width() -> int | None:

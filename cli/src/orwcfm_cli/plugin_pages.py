@@ -90,7 +90,7 @@ def _declarations(spec: Spec) -> Iterator[tuple[str, str]]:
     common = {field.name for field in fields(Spec)}
     for field in fields(spec):
         value = getattr(spec, field.name)
-        if field.name in common or (callable(value) and value is field.default):
+        if field.name in common or (callable(value) and value is field.default) or value == {}:
             continue
         yield field.name.replace("_", " "), "depends on the options" if callable(value) else _in_words(value)
 
@@ -99,6 +99,8 @@ def _in_words(value: Any) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
+        case Mapping():
+            return ", ".join(f"{s}.{o}={shown(v)}" for s, options in value.items() for o, v in options.items())
         case (None, None):
             return "unbounded"
         case (low, high):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +12,8 @@ from typing import Any
 
 from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import Guide, Mark, Series, Trail, line_chart, number, plane, spans_decades
+from orwcfm_cli.options import flat
+from orwcfm_cli.page import ARROW, DASH, DOT, duration, fact_list, figure, image, page, table, written
 from orwcfm_cli.report_data import Picture, RunRecord, finite, read_run, running_mean
 from orwcfm_cli.report_metrics import ALPHA, Metric, metrics_of
 from orwcfm_cli.report_verdict import Verdict, judge, measure_name, plain
@@ -20,10 +21,6 @@ from orwcfm_cli.report_verdict import Verdict, judge, measure_name, plain
 __all__ = ["write_report"]
 
 MOST_PICTURES = 12
-DASH = "\N{EM DASH}"
-ARROW = "\N{RIGHTWARDS ARROW}"
-DOT = "\N{MIDDLE DOT}"
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def write_report(run: Path) -> Path:
@@ -40,25 +37,19 @@ def write_report(run: Path) -> Path:
     Raises:
         UserError: There is no readable run.toml.
     """
-    page = run / "report.html"
-    replace_file(page, _page(read_run(run)).encode())
-    return page
+    target = run / "report.html"
+    replace_file(target, _page(read_run(run)).encode())
+    return target
 
 
 def _page(run: RunRecord) -> str:
     verdict, metrics = judge(run), metrics_of(run)
-    style, script = (files("orwcfm_cli").joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
+    script = files("orwcfm_cli").joinpath("report.js").read_text("utf-8")
     sections = [_before_after(run), _curves(run, metrics), _planes(run), _gallery(run), _numbers(run, metrics)]
     sections += [_scales(run), _terms(run, metrics), _configuration(run)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{escape(run.name)} {DOT} orwcfm report</title>\n'
-        f"<style>{style}</style>\n</head>\n<body>\n{_header(run, verdict)}\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + f"\n</main>\n{_footer(run)}\n<script>{script}</script>\n</body>\n</html>\n"
-    )
+    version = run.option("versions", "orwcfm", "")
+    footer = f"Written by orwcfm {version} from the run folder {run.name}."
+    return page(f"{run.name} {DOT} orwcfm report", _header(run, verdict), sections, footer, script)
 
 
 def _header(run: RunRecord, verdict: Verdict) -> str:
@@ -78,9 +69,9 @@ def _header(run: RunRecord, verdict: Verdict) -> str:
         if items
     )
     return (
-        f'<header>\n<p class="eyebrow"><b>{escape(run.name)}</b> {DOT} {about}</p>\n'
+        f'<p class="eyebrow"><b>{escape(run.name)}</b> {DOT} {about}</p>\n'
         f'<p class="badge {verdict.level}">{escape(verdict.label)}</p>\n<h1>{escape(verdict.headline)}</h1>\n'
-        f"{_unfinished(run)}{f'<div class=why>{why}</div>' if why else ''}{_facts(run)}\n</header>"
+        f"{_unfinished(run)}{f'<div class=why>{why}</div>' if why else ''}{_facts(run)}"
     )
 
 
@@ -112,26 +103,8 @@ def _facts(run: RunRecord) -> str:
     if divergence is not None:
         facts.append(("Velocity divergence", number(divergence), "0 is the reference"))
     total = sum(v or 0.0 for v in run.series("seconds"))
-    facts.append(("Rounds", number(len(run.rounds)), f"in {_duration(total)}" if total else ""))
-    return f'<dl class="facts">{"".join(_fact(*fact) for fact in facts)}</dl>'
-
-
-def _fact(name: str, value: str, note: str) -> str:
-    small = f"<small>{escape(note)}</small>" if note else ""
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}{small}</dd></div>"
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    if hours:
-        return f"{hours} h {rest // 60} min"
-    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{seconds:.1f} s"
-
-
-def _image(picture: Picture, alt: str) -> str:
-    data = base64.b64encode(picture.png).decode()
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img src="data:image/png;base64,{data}" {size} alt="{escape(alt)}">'
+    facts.append(("Rounds", number(len(run.rounds)), f"in {duration(total)}" if total else ""))
+    return fact_list(facts)
 
 
 def _moment(picture: Picture) -> str:
@@ -143,7 +116,7 @@ def _before_after(run: RunRecord) -> str:
         return "<h2>Before and after</h2>\n<p class=soft>This run has no pictures.</p>"
     chosen = [run.pictures[0], run.pictures[-1]][: len(run.pictures)]
     figures = "".join(
-        f"<figure>{_image(p, f'Grid of samples {_moment(p)}')}"
+        f"<figure>{image(p, f'Grid of samples {_moment(p)}')}"
         f"<figcaption><b>{_moment(p).capitalize()}</b></figcaption></figure>"
         for p in chosen
     )
@@ -157,7 +130,7 @@ def _gallery(run: RunRecord) -> str:
     last, most = len(run.pictures) - 1, min(MOST_PICTURES, len(run.pictures))
     chosen = [run.pictures[round(i * last / (most - 1))] for i in range(most)]
     figures = "".join(
-        f'<figure data-label="round {p.round}">{_image(p, f"Grid of samples {_moment(p)}")}'
+        f'<figure data-label="round {p.round}">{image(p, f"Grid of samples {_moment(p)}")}'
         f"<figcaption>{_moment(p).capitalize()}</figcaption></figure>"
         for p in chosen
     )
@@ -201,7 +174,7 @@ def _curve(run: RunRecord, metric: Metric, penalty: Metric) -> str:
         limits=limits.get(key, (None, None)),
         log=log,
     )
-    return f"<figure><figcaption><h3>{escape(name)}</h3>{escape(meaning)}</figcaption>{svg}</figure>"
+    return figure(name, meaning, svg)
 
 
 def _guides(run: RunRecord, key: str) -> list[Guide]:
@@ -257,11 +230,11 @@ def _plane(run: RunRecord, y: str, x: str) -> str:
     trail = Trail(points, titles, [(a, b) for a, b in smooth], "c" if y == run.heldout else "a")
     x_label = f"{x_name}{', log scale' if log else ''} {ARROW}"
     svg = plane(name, [trail], x_label=x_label, y_label=measure_name(y), marks=marks, guides=guides, log_x=log)
-    return f"<figure><figcaption><h3>{escape(name)}</h3></figcaption>{svg}</figure>"
+    return figure(name, "", svg)
 
 
 def _numbers(run: RunRecord, metrics: Sequence[Metric]) -> str:
-    rows = "".join(_number_row(run, metric) for metric in metrics)
+    rows = [row for metric in metrics if (row := _number_row(run, metric))]
     if not run.rounds or not rows:
         return ""
     fresh = f", for reward, judge and diversity {run.final['samples']} fresh samples" if "samples" in run.final else ""
@@ -269,24 +242,17 @@ def _numbers(run: RunRecord, metrics: Sequence[Metric]) -> str:
     start = (
         "the untrained reference where it was measured, else the first round" if run.reference else "the first round"
     )
-    return (
-        f"<h2>Numbers</h2>\n<p class=soft>Start is {start}; end is {last}{escape(fresh)}.</p>\n"
-        "<table class=numbers><thead><tr>"
-        '<th scope="col">Metric</th><th scope="col">Start</th><th scope="col">Best</th><th scope="col">End</th>'
-        f"</tr></thead><tbody>{rows}</tbody></table>"
-    )
+    note = f"<p class=soft>Start is {start}; end is {last}{escape(fresh)}.</p>"
+    return f"<h2>Numbers</h2>\n{note}\n{table(['Metric', 'Start', 'Best', 'End'], rows)}"
 
 
-def _number_row(run: RunRecord, metric: Metric) -> str:
+def _number_row(run: RunRecord, metric: Metric) -> list[str]:
     end = run.end(metric.key)
     if end is None:
-        return ""
+        return []
     best = run.best(metric.key, high=True) if metric.better else None
     shown = f"{number(best[0])}<small>round {best[1]}</small>" if best else DASH
-    return (
-        f'<tr><th scope="row">{escape(metric.name)}</th><td>{number(run.start(metric.key) or 0.0)}</td>'
-        f"<td>{shown}</td><td>{number(end)}</td></tr>"
-    )
+    return [escape(metric.name), number(run.start(metric.key) or 0.0), shown, number(end)]
 
 
 def _scales(run: RunRecord) -> str:
@@ -294,21 +260,15 @@ def _scales(run: RunRecord) -> str:
     measured, correlations = (_tables(run.reference.get(key)) for key in ("rewards", "correlations"))
     if len(measured) < 2:
         return ""
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{_or_dash(scale.get(key))}</td>" for key in ("mean", "std"))
-        + "</tr>"
-        for name, scale in measured.items()
-    )
+    rows = [[escape(name), *(_or_dash(scale.get(key)) for key in ("mean", "std"))] for name, scale in measured.items()]
     pairs = [
         f"{first} and {second} {_or_dash(value)}"
         for first, others in correlations.items()
         for second, value in others.items()
     ]
     return (
-        "<h2>Rewards on the reference's samples</h2>\n<table class=numbers><thead><tr>"
-        '<th scope="col">Reward</th><th scope="col">Mean</th><th scope="col">Spread</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>\n<p class=soft>Correlation: {escape('; '.join(pairs))}.</p>"
+        f"<h2>Rewards on the reference's samples</h2>\n{table(['Reward', 'Mean', 'Spread'], rows)}\n"
+        f"<p class=soft>Correlation: {escape('; '.join(pairs))}.</p>"
     )
 
 
@@ -351,34 +311,10 @@ def _configuration(run: RunRecord) -> str:
     )
 
 
-def _table(name: str, table: Mapping[str, Any]) -> str:
+def _table(name: str, options: Mapping[str, Any]) -> str:
     title = f"<h3>{escape(name)}</h3>" if name else ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(_value(value))}</td></tr>'
-        for key, value in _flat(table).items()
+        f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(written(value))}</td></tr>'
+        for key, value in flat(options).items()
     )
     return f"<section>{title}<table><tbody>{rows}</tbody></table></section>"
-
-
-def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A component's own table as options `component.option`."""
-    return {
-        f"{key}.{option}" if option else key: inner
-        for key, value in table.items()
-        for option, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
-    }
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, str):
-        return value or '""'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ", ".join(_value(item) for item in value) or "[]"
-    return json.dumps(value, default=str) if isinstance(value, Mapping) else str(value)
-
-
-def _footer(run: RunRecord) -> str:
-    version = run.option("versions", "orwcfm", "")
-    return f"<footer>Written by orwcfm {escape(str(version))} from the run folder {escape(run.name)}.</footer>"

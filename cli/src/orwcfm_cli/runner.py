@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from orwcfm_core.backbone import Backbone
-from orwcfm_core.checkpoint import load_checkpoint, load_sampling_policy, newest_checkpoint, save_checkpoint
+from orwcfm_core.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.evaluation import evaluate
-from orwcfm_core.memory import check_room, explained, fitting
+from orwcfm_core.memory import check_room, explained
 from orwcfm_core.registry import unforeseen
 from orwcfm_core.reward import Judge
-from orwcfm_core.sampler import build_sampler
-from orwcfm_core.trainer import State, Trainer, autocast, choose_precision, draw
+from orwcfm_core.trainer import State, Trainer
 
-from orwcfm_cli.assemble import assemble, build_callbacks, choose_device
+from orwcfm_cli.assemble import assemble, build_callbacks
 from orwcfm_cli.culprit import culprit
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
@@ -31,6 +29,7 @@ from orwcfm_cli.options import Tables
 from orwcfm_cli.pictures import save_grid
 from orwcfm_cli.scales import scale_report
 from orwcfm_cli.session import Session
+from orwcfm_cli.trained import Trained
 
 __all__ = ["plan", "resume", "sample", "start"]
 
@@ -179,25 +178,15 @@ def sample(
     config = folder.read_config()
     if out and out.is_dir():
         raise UserError(f"--out {out}: expected a PNG file, got a folder")
-    torch.set_flush_denormal(True)
-    device = choose_device(config.train.device)
-    backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
+    model = Trained.load(folder, config)
+    backbone = model.backbone
     if prompts and not backbone.encode(prompts):
         raise UserError(f"--prompt: backbone '{config.backbone.name}' is unconditional here, and reads no prompt")
-    checkpoint = newest_checkpoint(folder.checkpoints)
-    load_sampling_policy(backbone.policy(), checkpoint)
-    backbone.to(device)
-    field = backbone.reference() if reference else backbone.policy()
-    noise, texts = noise_of(backbone, count, seed, device), shared(prompts or config.prompts, count)
-    sampler = build_sampler(config.sampler)
-    # What a GPU trained in fp16 is drawn from anywhere.
-    precision = "auto" if config.train.precision == "fp16" and device.type == "cpu" else config.train.precision
-    with autocast(device, choose_precision(precision, device)):
-        drawn, _ = fitting(lambda size: draw(backbone, field, sampler, noise, texts, size), config.train.micro_batch)
-    x_1 = drawn[0]
+    noise = noise_of(backbone, count, seed, model.device)
+    x_1 = model.draw(reference, noise, shared(prompts or config.prompts, count))
     target = out or folder.path / "sample.png"
     save_grid(target, backbone.to_images(x_1).cpu())
-    return {"picture": str(target), "count": count, "round": 0 if reference else int(checkpoint.name[6:])}
+    return {"picture": str(target), "count": count, "round": 0 if reference else model.round}
 
 
 def _notes(state: State, config: RunConfig) -> dict[str, str]:

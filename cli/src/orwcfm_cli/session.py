@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from orwcfm_core.checkpoint import best_checkpoint, best_round, forget_after, load_checkpoint, save_checkpoint
@@ -24,6 +21,7 @@ from orwcfm_cli.culprit import culprit
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import save_round
+from orwcfm_cli.interrupt import Signals
 from orwcfm_cli.report import write_report
 from orwcfm_cli.watch import Watch, quality
 
@@ -72,14 +70,14 @@ class Session:
             RunError: The run failed.
             SystemExit: A signal ended it; the code is 128 plus the signal's number.
         """
-        with _Signals(self._patience) as signals:
+        with Signals(self._patience) as signals:
             try:
                 return self._go_on(signals)
             except KeyboardInterrupt:
                 self.display.note(f"stopped at once; go on from what is saved: orwcfm resume {self.folder.path}")
                 raise SystemExit(128 + signals.caught) from None
 
-    def _go_on(self, signals: _Signals) -> dict[str, Any]:
+    def _go_on(self, signals: Signals) -> dict[str, Any]:
         try:
             with unforeseen(lambda e: culprit(e, self.config)):
                 self.callbacks.run_start(self.run, self.reference)
@@ -99,7 +97,7 @@ class Session:
         self.callbacks.run_end(self.run, "done", result)
         return {**result, "run": str(self.folder.path), "report": str(report)}
 
-    def _rounds(self, signals: _Signals) -> None:
+    def _rounds(self, signals: Signals) -> None:
         """Do the rounds that are left, until a signal comes."""
         with signals.waiting():
             while self.state.round < self.config.train.rounds and not signals.caught and not self._past_the_best():
@@ -169,44 +167,3 @@ class Session:
 
     def _patience(self) -> None:
         self.display.note(f"round {self.state.round + 1} is finished and saved first; again: at once")
-
-
-class _Signals:
-    """SIGINT (Ctrl-C) and SIGTERM: while rounds are done, the first lets the round end; all others stop at once.
-
-    Args:
-        say: Called when the end of a round is waited for.
-    """
-
-    def __init__(self, say: Callable[[], None]) -> None:
-        self.say = say
-        self.caught = 0
-        self.patient = False
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # What started this process may have chosen that it ignores them.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self.before[number] = signal.signal(number, self._catch)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let the first one wait."""
-        self.patient = True
-        try:
-            yield
-        finally:
-            self.patient = False
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        first = not self.caught
-        self.caught = self.caught or number
-        if not (first and self.patient):
-            raise KeyboardInterrupt
-        self.say()

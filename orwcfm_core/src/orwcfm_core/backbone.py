@@ -78,6 +78,10 @@ class Backbone(ABC):
     def to_images(self, x_1: Tensor) -> Tensor:
         """Turn samples `(B, *)` into images `(B, C, H, W)` in [0, 1]."""
 
+    def from_images(self, images: Tensor) -> Tensor | None:
+        """Turn images `(B, C, H, W)` in [0, 1] of any size into samples `(B, *)`; None if there is no way."""
+        return None
+
     @abstractmethod
     def to(self, device: torch.device) -> Self:
         """Move policy and reference to a device."""

@@ -35,6 +35,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
+_MEMORY = "memory."
 _FILES = frozenset({"policy.safetensors", "sampling.safetensors", "training.safetensors", "state.json"})
 _MISFITS = (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError)
 """What reading a checkpoint of something else may raise; RecursionError is a RuntimeError."""
@@ -74,6 +75,7 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
             "skipped": state.skipped,
             "weighting": state.components.weighting.state(),
             "objective": state.components.objective.state(),
+            "schedules": state.components.schedules.state(),
             "scaler": state.scaler.state_dict(),
             "computed": f"{state.device.type}, {state.precision}",
         }
@@ -183,6 +185,8 @@ def _restore(state: State, checkpoint: Path, about: dict[str, Any]) -> None:
     stored = load_file(checkpoint / "training.safetensors", device)
     state.generator.set_state(stored.pop("generator").cpu())
     torch.set_rng_state(stored.pop("global_generator").cpu())
+    kept = [name for name in stored if name.startswith(_MEMORY)]
+    state.memory = {name.removeprefix(_MEMORY): stored.pop(name) for name in kept}
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in stored.items():
         index, key = name.split(".")
@@ -193,6 +197,7 @@ def _restore(state: State, checkpoint: Path, about: dict[str, Any]) -> None:
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     state.components.weighting.load_state(about["weighting"])
     state.components.objective.load_state(about["objective"])
+    state.components.schedules.load_state(about.get("schedules", {}))
     if state.scaler.is_enabled():
         state.scaler.load_state_dict(about["scaler"])
     state.round, state.skipped = about["round"], about["skipped"]
@@ -208,6 +213,7 @@ def _tensors(state: State) -> dict[str, dict[str, Tensor]]:
     policy = state.components.backbone.policy().parameters()
     moments: dict[int, dict[str, Tensor]] = state.optimizer.state_dict()["state"]
     training = {f"{index}.{key}": value for index, entry in moments.items() for key, value in entry.items()}
+    training |= {f"{_MEMORY}{name}": value for name, value in state.memory.items()}
     files: dict[str, dict[str, Any]] = {
         "policy": dict(policy),
         "sampling": dict(zip(policy, state.ema.average, strict=True)),

@@ -85,6 +85,9 @@ class Compiled(Backbone):
     def to_images(self, x_1: Tensor) -> Tensor:
         return self._backbone.to_images(x_1)
 
+    def from_images(self, images: Tensor) -> Tensor | None:
+        return self._backbone.from_images(images)
+
     def to(self, device: torch.device) -> Self:
         self._backbone.to(device)
         return self

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator
+from pydantic import Field, FiniteFloat, ValidationInfo, field_validator
 
 from orwcfm_core.plugin import ComponentConfig
 from orwcfm_core.registry import Plugin
@@ -22,12 +22,16 @@ __all__ = [
     "CombineConfig",
     "ExpConfig",
     "FixedStepConfig",
+    "GroupAdvantageConfig",
     "JudgeChoice",
     "JudgeConfig",
+    "RegChoice",
+    "RegConfig",
     "RewardChoice",
     "RunConfig",
     "SamplerConfig",
     "SoftmaxConfig",
+    "TauConfig",
     "TermConfig",
     "TopKConfig",
     "TrainConfig",
@@ -65,7 +69,24 @@ class WeightingConfig(ComponentConfig):
     name: str = Field(description="How scores become weights.")
 
 
-class AdvantageConfig(WeightingConfig):
+class TauConfig(WeightingConfig):
+    """Options of a weighting whose strength tau may change from round to round."""
+
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="How tau goes from its value in the first round to tau_end in the last."
+    )
+    tau: float = Field(1.0, ge=0, le=1e6, description="Strength of the reward.")
+    tau_end: float | None = Field(
+        None, ge=0, le=1e6, validate_default=True, description="tau of the last round, if it changes."
+    )
+
+    @field_validator("tau_end")
+    @classmethod
+    def _with_schedule(cls, end: float | None, others: ValidationInfo) -> float | None:
+        return _only_with(("linear", "cosine"), end, others)
+
+
+class AdvantageConfig(TauConfig):
     """Signed, centred per prompt, clipped."""
 
     name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped.")
@@ -73,14 +94,27 @@ class AdvantageConfig(WeightingConfig):
     clip: float = Field(3.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
 
 
-class ExpConfig(WeightingConfig):
+class GroupAdvantageConfig(TauConfig):
+    """Signed, in standard deviations of the round's own samples."""
+
+    name: Literal["group-advantage"] = Field(
+        "group-advantage", description="Signed, in standard deviations of this round's scores (GRPO), clipped."
+    )
+    tau: float = Field(1.0, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
+    clip: float = Field(5.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
+    spread: Literal["prompt", "round"] = Field(
+        "prompt", description="Whose standard deviation is the unit: that of the prompt's samples or of the round's."
+    )
+
+
+class ExpConfig(TauConfig):
     """The paper's exponential weights."""
 
     name: Literal["exp"] = Field("exp", description="The paper's exp(tau r), of mean 1.")
     tau: float = Field(5.0, ge=0, le=1e6, description="Inverse temperature, in 1 / score.")
 
 
-class SoftmaxConfig(WeightingConfig):
+class SoftmaxConfig(TauConfig):
     """Exponential weights of standardised scores."""
 
     name: Literal["softmax"] = Field("softmax", description="exp of standardised scores, of mean 1 per prompt.")
@@ -103,6 +137,7 @@ SAMPLERS: Mapping[str, type[SamplerConfig]] = {
 }
 WEIGHTINGS: Mapping[str, type[WeightingConfig]] = {
     "advantage": AdvantageConfig,
+    "group-advantage": GroupAdvantageConfig,
     "exp": ExpConfig,
     "softmax": SoftmaxConfig,
     "top-k": TopKConfig,
@@ -140,6 +175,38 @@ class TermConfig(JudgeConfig):
         "for the same prompt.",
     )
     window: int = Field(1024, ge=2, le=1_000_000, description="Scores that z-score looks back on.")
+
+
+class RegConfig(ComponentConfig):
+    """Options that every regularizer has besides its own."""
+
+    anchor: Literal["reference", "ema", "both"] = Field(
+        "reference", description="What the policy is held to: the reference, the sampling policy (an EMA), or both."
+    )
+    ema_share: float = Field(
+        0.5, ge=0, le=1, description="With anchor=both: share of the strength that holds to the sampling policy."
+    )
+    schedule: Literal["constant", "linear", "cosine", "target"] = Field(
+        "constant",
+        description="How alpha goes from its value in the first round to alpha_end in the last; target adjusts it so "
+        "that the velocity divergence comes to the given one.",
+    )
+    alpha_end: float | None = Field(
+        None, ge=0, le=1e6, validate_default=True, description="alpha of the last round, if it changes."
+    )
+    divergence: float | None = Field(
+        None, gt=0, le=1e6, validate_default=True, description="Velocity divergence to hold (schedule=target)."
+    )
+
+    @field_validator("alpha_end")
+    @classmethod
+    def _end_with_schedule(cls, end: float | None, others: ValidationInfo) -> float | None:
+        return _only_with(("linear", "cosine"), end, others)
+
+    @field_validator("divergence")
+    @classmethod
+    def _divergence_with_schedule(cls, divergence: float | None, others: ValidationInfo) -> float | None:
+        return _only_with(("target",), divergence, others)
 
 
 class CombineConfig(ComponentConfig):
@@ -237,6 +304,17 @@ class RewardChoice(JudgeChoice):
 
 
 @dataclass(frozen=True)
+class RegChoice(Choice):
+    """A regularizer.
+
+    Args:
+        term: The options that every regularizer has.
+    """
+
+    term: RegConfig
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A run's configuration, checked and complete.
 
@@ -257,7 +335,7 @@ class RunConfig:
     rewards: tuple[RewardChoice, ...]
     combine: CombineConfig
     heldout: tuple[JudgeChoice, ...]
-    regs: tuple[Choice, ...]
+    regs: tuple[RegChoice, ...]
     trainer: Choice
     callbacks: tuple[Choice, ...]
     weighting: WeightingConfig
@@ -290,6 +368,14 @@ class RunConfig:
         }
 
 
+def _only_with(schedules: tuple[str, ...], value: float | None, others: ValidationInfo) -> float | None:
+    """See that a value is set where a schedule needs it, and nowhere else."""
+    chosen = others.data.get("schedule")
+    if chosen is not None and (value is None) == (chosen in schedules):
+        raise ValueError(f"set it together with schedule={' or '.join(schedules)}, and only then")
+    return value
+
+
 def _dump(config: ComponentConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True)
 
@@ -297,7 +383,8 @@ def _dump(config: ComponentConfig) -> dict[str, Any]:
 def _table(choices: Sequence[Choice]) -> dict[str, Any]:
     """A section: one component's options side by side with its name, those of several in tables of their own."""
     options = [
-        (_dump(choice.term) if isinstance(choice, JudgeChoice) else {}) | _dump(choice.config) for choice in choices
+        (_dump(choice.term) if isinstance(choice, JudgeChoice | RegChoice) else {}) | _dump(choice.config)
+        for choice in choices
     ]
     if not choices:
         return {"name": "none"}

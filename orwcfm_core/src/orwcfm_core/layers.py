@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orwcfm_core.config import SAMPLERS
+from orwcfm_core.config import SAMPLERS, TrainConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.several import parted
 
@@ -53,8 +53,9 @@ def layered(file: Mapping[str, Mapping[str, Any]], *line: Mapping[str, Mapping[s
 def _kept(section: str, options: Table, name: str) -> Table:
     """What of a section's options holds for another component as well."""
     if section == "train":
-        return options
-    known = SAMPLERS[name].model_fields if section == "sampler" and name in SAMPLERS else {}
+        known = TrainConfig.model_fields
+    else:
+        known = SAMPLERS[name].model_fields if section == "sampler" and name in SAMPLERS else {}
     return {option: value for option, value in options.items() if option in known}
 
 

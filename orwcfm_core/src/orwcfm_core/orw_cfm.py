@@ -7,6 +7,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +17,11 @@ from orwcfm_core.backbone import Condition, VelocityField, select
 from orwcfm_core.coupling import couple
 from orwcfm_core.metrics import diversity, effective_sample_size, mean_and_std
 from orwcfm_core.objective import Objective, Scored
-from orwcfm_core.overlap import draw_and_score
+from orwcfm_core.overlap import Drawn, draw_and_score
 from orwcfm_core.regularizer import penalise
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer, repeat_condition
 
-__all__ = ["OrwCfm", "Weighed", "learning_rate", "stratified_times"]
+__all__ = ["Batch", "OrwCfm", "Rollout", "Weighed", "learning_rate", "mean_square", "stratified_times"]
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,37 @@ class Weighed(NamedTuple):
         negative = (w < 0).nonzero().flatten()
         x_1 = x_1.repeat_interleave(draws, dim=0)
         return cls(x_1, w, repeat_condition(condition, draws), negative, negative.tolist())
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Samples of the policy, judged; B of them.
+
+    Args:
+        prompts: The prompt of each.
+        groups: Its number, `(B,)`.
+        x_1: The samples, `(B, *)`; finite, where invalid as well.
+        images: The same as images, `(B, C, H, W)`.
+        scored: What the objective makes of them.
+        valid: Which of them count, `(B,)`.
+        nfe: Model evaluations in total.
+        path: Points on the way to them, `(B, K + 1, *)`, if the method keeps those.
+    """
+
+    prompts: Sequence[str]
+    groups: Tensor
+    x_1: Tensor
+    images: Tensor
+    scored: Scored
+    valid: Tensor
+    nfe: int
+    path: Tensor | None = None
+
+    @classmethod
+    def of(cls, prompts: Sequence[str], groups: Tensor, drawn: Drawn) -> Rollout:
+        """What was drawn for these prompts, without a path; arguments as in the class."""
+        valid = drawn.scored.valid & drawn.finite
+        return cls(prompts, groups, drawn.x_1, drawn.images, drawn.scored, valid, drawn.nfe)
 
 
 class Batch(NamedTuple):
@@ -114,17 +146,14 @@ class OrwCfm(Trainer):
     def round(self, state: State) -> dict[str, Any]:
         began = time.perf_counter()
         parts, config = state.components, self.config
-        prompts, groups = self._prompts(state)
-
-        drawn = draw_and_score(state, state.noise(config.samples), prompts, config.overlap)
-        x_1, images, scored = drawn.x_1, drawn.images, drawn.scored
-        valid = scored.valid & drawn.finite
-        weights = parts.weighting.weights(scored.signal, valid, groups)
-
-        weighed = Weighed.of(x_1, weights, parts.backbone.encode(prompts), config.draws)
+        parts.schedules.begin(state.round, config.rounds)
+        rollout = self.collect(state)
+        scored, valid = rollout.scored, rollout.valid
+        x_1, weights, condition = self.lesson(state, rollout)
+        weighed = Weighed.of(x_1, weights, condition, config.draws)
         updates = range(config.updates) if valid.any() else ()
         if not updates:
-            self._skip(state, config.updates, "no sample has a valid score", {"x_1": x_1})
+            self._skip(state, config.updates, "no sample has a valid score", {"x_1": rollout.x_1})
         trace = [self._update(state, weighed, i) for i in updates]
         parts.objective.observe(scored.raw, valid)
         if trace:
@@ -134,22 +163,60 @@ class OrwCfm(Trainer):
         seconds = time.perf_counter() - began
         reward_mean, reward_std = mean_and_std(scored.values[valid])
         done = [update for update in trace if update["loss"] is not None]
+        strengths = parts.schedules.values()
+        parts.schedules.observe(done[0]["velocity_divergence"] if done else None)
         return {
             "round": state.round,
             "reward_mean": reward_mean,
             "reward_std": reward_std,
             **_raw_means(parts.objective, scored, valid),
-            **self._heldout(state, x_1, images, prompts),
+            **self._heldout(state, rollout.x_1, rollout.images, rollout.prompts),
             "velocity_divergence": done[0]["velocity_divergence"] if done else None,
-            "diversity": diversity(parts.features(images)),
+            "diversity": diversity(parts.features(rollout.images)),
             "ess": effective_sample_size(weights),
             **{key: done[-1][key] if done else None for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),
             "skipped": config.updates - len(done),
-            "nfe": drawn.nfe + sum(int(update["nfe"]) for update in trace),
+            "nfe": rollout.nfe + sum(int(update["nfe"]) for update in trace),
+            **strengths,
             "samples_per_second": config.samples / seconds,
             "seconds": seconds,
         }
+
+    def collect(self, state: State) -> Rollout:
+        """Sample from the sampling policy and judge the samples: what a round's metrics are of."""
+        prompts, groups = self._prompts(state)
+        noise = state.noise(len(prompts))
+        return Rollout.of(prompts, groups, draw_and_score(state, noise, prompts, self.config.overlap, state.sample))
+
+    def lesson(self, state: State, rollout: Rollout) -> tuple[Tensor, Tensor, Condition]:
+        """What the updates of a round learn from.
+
+        Returns:
+            Samples `(B, *)`, their weights `(B,)` and their condition.
+        """
+        parts = state.components
+        weights = parts.weighting.weights(rollout.scored.signal, rollout.valid, rollout.groups)
+        return rollout.x_1, weights, parts.backbone.encode(rollout.prompts)
+
+    def points(self, state: State, x_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a time and a point on a path to each sample.
+
+        Args:
+            state: The run.
+            x_1: Samples, `(N, *)`.
+
+        Returns:
+            Times `(N,)`, points `x_t` and velocities `u_t` of the paths, `(N, *)`.
+        """
+        x_0 = couple(self.config.coupling, state.noise(len(x_1)), x_1)
+        t = stratified_times(len(x_1), state.generator)
+        s = t.view(-1, *[1] * (x_1.ndim - 1))
+        return t, (1 - s) * x_0 + s * x_1, x_1 - x_0
+
+    def evaluations(self, state: State, batch: Batch) -> int:
+        """Model evaluations of an update: of policy, reference, and the sampling policy where it is needed."""
+        return 2 * len(batch.t) + len(batch.t if state.components.regularizer.needs_old else batch.at)
 
     def _prompts(self, state: State) -> tuple[list[str], Tensor]:
         """The prompt of each sample of this round, and its number."""
@@ -182,7 +249,7 @@ class OrwCfm(Trainer):
         # The only place in an update where the host waits for the device.
         *totals, grad_norm = torch.cat([sums, norm.to(sums).view(1)]).tolist()
         found: dict[str, Any] = {name: total / len(batch.t) for name, total in zip(_SUMS, totals, strict=True)}
-        found |= {"grad_norm": grad_norm, "lr": lr, "nfe": 2 * len(batch.t) + len(batch.at)}
+        found |= {"grad_norm": grad_norm, "lr": lr, "nfe": self.evaluations(state, batch)}
         finite = math.isfinite(grad_norm + found["loss"])
         if finite:
             state.optimizer.step()
@@ -221,37 +288,39 @@ class OrwCfm(Trainer):
 
     def _draw(self, state: State, weighed: Weighed) -> Batch:
         """Draw times and noise for every sample."""
-        x_1 = weighed.x_1
-        x_0 = couple(self.config.coupling, state.noise(len(x_1)), x_1)
-        t = stratified_times(len(x_1), state.generator)
-        s = t.view(-1, *[1] * (x_1.ndim - 1))
-        return Batch(t, (1 - s) * x_0 + s * x_1, x_1 - x_0, *weighed[1:])
+        t, x_t, u_t = self.points(state, weighed.x_1)
+        return Batch(t, x_t, u_t, *weighed[1:])
 
     def _losses(self, state: State, batch: Batch) -> dict[str, Tensor]:
         """Loss, penalty and divergence of a micro-batch, each `(B,)`."""
         backbone, regularizer = state.components.backbone, state.components.regularizer
         with torch.no_grad():
             v_ref = self._velocity(state, backbone.reference(), batch)
-            y_t = self._targets(state, batch, v_ref)
+            v_old = self._old_velocity(state, batch) if regularizer.needs_old else None
+            y_t = self._targets(state, batch, v_ref, v_old)
         v = self._velocity(state, backbone.policy(), batch)
-        penalty = penalise(regularizer, v, v_ref, batch.t, batch.x_t, batch.w)
+        penalty = penalise(regularizer, v, v_ref, batch.t, batch.x_t, batch.w, v_old=v_old)
         return {
-            "loss": batch.w.abs() * _mean_square(v - y_t) + regularizer.alpha * penalty,
+            "loss": batch.w.abs() * mean_square(v - y_t) + regularizer.alpha * penalty,
             "penalty": penalty,
-            "velocity_divergence": _mean_square(v.detach() - v_ref),
+            "velocity_divergence": mean_square(v.detach() - v_ref),
         }
 
-    def _targets(self, state: State, batch: Batch, v_ref: Tensor) -> Tensor:
-        """What the policy regresses to, `(B, *)`."""
+    def _targets(self, state: State, batch: Batch, v_ref: Tensor, v_old: Tensor | None) -> Tensor:
+        """What the policy regresses to, `(B, *)`; v_old is None where nobody computed it."""
         if not batch.at:
             return batch.u_t
         y_t, rows = batch.u_t.clone(), batch.negative
-        with state.ema.swapped():
-            v_old = self._velocity(state, state.components.backbone.policy(), batch, rows)
-        away, limit = v_old - y_t[rows], _mean_square(v_ref[rows] - y_t[rows])
-        c = (limit / _mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
+        v_old = self._old_velocity(state, batch, rows) if v_old is None else v_old[rows]
+        away, limit = v_old - y_t[rows], mean_square(v_ref[rows] - y_t[rows])
+        c = (limit / mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
         y_t[rows] = v_old + c.view(-1, *[1] * (away.ndim - 1)) * away
         return y_t
+
+    def _old_velocity(self, state: State, batch: Batch, rows: Tensor | slice = _ALL) -> Tensor:
+        """Velocity of the sampling policy, `(B, *)`."""
+        with state.ema.swapped():
+            return self._velocity(state, state.components.backbone.policy(), batch, rows)
 
     def _velocity(self, state: State, field: VelocityField, batch: Batch, rows: Tensor | slice = _ALL) -> Tensor:
         with state.autocast():
@@ -284,6 +353,6 @@ def _raw_means(objective: Objective, scored: Scored, valid: Tensor) -> dict[str,
     return {f"reward_{name}": mean_and_std(scores[valid])[0] for name, scores in scored.raw.items()}
 
 
-def _mean_square(x: Tensor) -> Tensor:
+def mean_square(x: Tensor) -> Tensor:
     """Mean square over all but the first dimension, `(B,)`."""
     return x.flatten(1).square().mean(1)

@@ -13,10 +13,13 @@ from torch import Tensor
 from orwcfm_core.objective import Judged, Scored
 from orwcfm_core.trainer import State
 
-__all__ = ["Drawn", "draw_and_score", "pipelined"]
+__all__ = ["Drawn", "Sample", "draw_and_score", "pipelined"]
 
 P = TypeVar("P")
 R = TypeVar("R")
+
+Sample = Callable[[Tensor, Sequence[str]], tuple[Tensor, int]]
+"""Noise and prompts to samples, `(B, *)`, and model evaluations in total."""
 
 
 class Drawn(NamedTuple):
@@ -45,8 +48,8 @@ class _Part(NamedTuple):
     nfe: int
 
 
-def draw_and_score(state: State, noise: Tensor, prompts: Sequence[str], parts: int) -> Drawn:
-    """Sample from the sampling policy and score the samples.
+def draw_and_score(state: State, noise: Tensor, prompts: Sequence[str], parts: int, sample: Sample) -> Drawn:
+    """Sample and score the samples.
 
     In several parts, each is scored in another thread while the next is drawn: what a reward waits for, in another
     process or on a network, and what it computes without Python's lock, then takes no time of its own for as long as
@@ -55,9 +58,10 @@ def draw_and_score(state: State, noise: Tensor, prompts: Sequence[str], parts: i
 
     Args:
         state: The run.
-        noise: `(B, *)`.
+        noise: What samples are made of, one row for each, `(B, ...)`.
         prompts: B strings.
         parts: At least 1, which scores everything at the end; at most B are made.
+        sample: Makes the samples of a part, such as `state.sample`.
 
     Raises:
         RunError: A reward failed.
@@ -69,7 +73,7 @@ def draw_and_score(state: State, noise: Tensor, prompts: Sequence[str], parts: i
 
     def draw_each() -> Iterable[_Part]:
         for rows in pieces:
-            drawn.append(_draw(state, noise[rows], prompts[rows]))
+            drawn.append(_draw(state, noise[rows], prompts[rows], sample))
             yield drawn[-1]
 
     def judge(part: _Part) -> Judged:
@@ -80,8 +84,8 @@ def draw_and_score(state: State, noise: Tensor, prompts: Sequence[str], parts: i
     return Drawn(x_1, finite, images, objective.compose(judged, prompts), sum(part.nfe for part in drawn))
 
 
-def _draw(state: State, noise: Tensor, prompts: Sequence[str]) -> _Part:
-    x_1, nfe = state.sample(noise, prompts)
+def _draw(state: State, noise: Tensor, prompts: Sequence[str], sample: Sample) -> _Part:
+    x_1, nfe = sample(noise, prompts)
     # A sample that is not a number gets weight 0, and 0 times it would still not be a number.
     finite = x_1.flatten(1).isfinite().all(1)
     x_1 = x_1.nan_to_num(0.0, 0.0, 0.0)

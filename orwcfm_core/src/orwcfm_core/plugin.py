@@ -21,6 +21,7 @@ __all__ = [
     "API",
     "GROUPS",
     "RESERVED",
+    "RESERVED_REG",
     "BackboneSpec",
     "CallbackSpec",
     "ComponentConfig",
@@ -48,6 +49,9 @@ GROUPS = {
 
 RESERVED = frozenset({"name", "prompt", "combine", "weight", "normalise", "window", "on_error", "python", "timeout"})
 """Options that belong to the run; no component may have one of these names."""
+
+RESERVED_REG = frozenset({"anchor", "ema_share", "schedule", "alpha_end", "divergence"})
+"""Options that belong to every regularizer; none may have one of its own by such a name."""
 
 hookspec = pluggy.HookspecMarker("orwcfm")
 hookimpl = pluggy.HookimplMarker("orwcfm")
@@ -204,7 +208,14 @@ class RegularizerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSpec(Spec):
-    """A training method; its config extends `orwcfm_core.config.TrainConfig`."""
+    """A training method; its config extends `orwcfm_core.config.TrainConfig`.
+
+    Args:
+        run: Options of sections `weighting`, `reg` and `sampler` that the method is meant for, used where the user
+            set none; another `name` set by the user takes the section's others along.
+    """
+
+    run: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,15 @@ from orwcfm_core.config import (
     CombineConfig,
     JudgeChoice,
     JudgeConfig,
+    RegChoice,
+    RegConfig,
     RewardChoice,
     RunConfig,
     TermConfig,
     TrainConfig,
 )
 from orwcfm_core.errors import UserError, printable
-from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions, TrainerSpec
 from orwcfm_core.registry import Registry, blame
 from orwcfm_core.remote import RemotePlugin, is_environment
 from orwcfm_core.several import Asked, share_out
@@ -88,6 +90,31 @@ class _Reader:
         found, errors = share_out(section, self.tables.get(section, {}), names, number)
         self.errors += errors
         return found
+
+    def method(self, default: str) -> Mapping[str, Mapping[str, Any]]:
+        """Options of other sections that the trainer is meant for; what is wrong with it is said elsewhere."""
+        try:
+            spec = self.registry.get("trainer", str(self.tables.get("train", {}).get("name", default))).spec
+        except UserError:
+            return {}
+        return spec.run if isinstance(spec, TrainerSpec) else {}
+
+    def regularizers(self, below: Mapping[str, Any]) -> tuple[RegChoice, ...]:
+        """Choose the regularizers; the trainer's suggestions lie under the options of the one that it names."""
+        suggested = dict(below)
+        name = suggested.pop("name", "w2")
+        asked = self.asked("reg", name, "alpha")
+        alone = len(asked) == 1 and asked[0].name == name
+        found = []
+        for one in asked:
+            own = {**(suggested if alone else {}), **one.options}
+            given = {option: own.pop(option) for option in RegConfig.model_fields if option in own}
+            term = self.options(one.label, RegConfig, one.name, given)
+            choice = self.choice(Asked(one.text, one.label, own), "regularizer")
+            if choice and term:
+                self.errors += _unscheduled(one.label, choice, term)
+                found.append(RegChoice(choice.asked, choice.plugin, choice.config, term))
+        return tuple(found)
 
     def rewards(self, suggested: Suggestions) -> tuple[RewardChoice, ...]:
         """Choose what is trained on."""
@@ -162,13 +189,15 @@ class _Reader:
     def named(
         self, section: str, table: Mapping[str, type[Any]], default: str, below: Mapping[str, Any] | None = None
     ) -> Any:
-        """Read a section whose name chooses one of a fixed set."""
-        name = str(self.pop(section, "name", default))
+        """Read a section whose name chooses one of a fixed set; a name in `below` is the default one's."""
+        below = below or {}
+        name = str(self.pop(section, "name", below.get("name", default)))
         if name not in table:
             self.errors.append(f"{section}.name: unknown {section} '{name}', {_hint(name, table)}")
             return None
         # What fits one of them, such as a number of steps, may not exist in another.
-        fitting = {option: value for option, value in (below or {}).items() if option in table[name].model_fields}
+        other = below.get("name", name) != name
+        fitting = {o: value for o, value in below.items() if not other and o in table[name].model_fields}
         given = {**fitting, "name": name, **self.tables.get(section, {})}
         return self.options(section, table[name], name, given)
 
@@ -176,7 +205,7 @@ class _Reader:
 def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunConfig:
     """Check a configuration and fill in what it leaves open.
 
-    Where the user set nothing, the backbone's suggestions come before an option's default.
+    Where the user set nothing, the suggestions of trainer and backbone come before an option's default.
 
     Args:
         tables: Options by section; strings may stand for numbers, as on a command line.
@@ -196,9 +225,12 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     reads = conditional or any(map(_reads_prompts, [*rewards, *(named or ())]))
     prompts = given or (suggested.prompts if reads else ()) or ("",)
     heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested) if named is None else named
-    regs = reader.several("reg", "regularizer", "w2", "alpha")
-    weighting = reader.named("weighting", WEIGHTINGS, "advantage")
-    sampler = reader.named("sampler", SAMPLERS, "euler", suggested.run.get("sampler"))
+    method = reader.method("orw-cfm")
+    regs = reader.regularizers(method.get("reg", {}))
+    weighting = reader.named("weighting", WEIGHTINGS, "advantage", method.get("weighting"))
+    sampler = reader.named(
+        "sampler", SAMPLERS, "euler", {**suggested.run.get("sampler", {}), **method.get("sampler", {})}
+    )
     trainer = reader.component("train", "trainer", "orw-cfm", suggested.run.get("train"))
     callbacks = () if reader.absent("callback", "none", "callback") else reader.several("callback", "callback", "none")
 
@@ -239,6 +271,18 @@ def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Sugge
         return Suggestions(), False
     with blame(str(backbone.plugin), UserError):
         return spec.suggest(backbone.config, given), spec.conditional(backbone.config)
+
+
+def _unscheduled(label: str, reg: Choice, term: RegConfig) -> list[str]:
+    """Schedules that a regularizer cannot follow."""
+    alpha = getattr(reg.config, "alpha", None)
+    if term.schedule == "constant":
+        return []
+    if alpha is None:
+        return [f"{label}.schedule: '{reg.name}' has no alpha that could change"]
+    if term.schedule == "target" and alpha <= 0:
+        return [f"{label}.schedule: target multiplies alpha, which must be more than 0 at the start"]
+    return []
 
 
 def _judge(registry: Registry, suggested: Suggestions, rewards: Sequence[Choice], prompts: tuple[str, ...]) -> str:

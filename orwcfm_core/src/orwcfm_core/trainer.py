@@ -21,6 +21,7 @@ from orwcfm_core.registry import blame
 from orwcfm_core.regularizer import Regularizer
 from orwcfm_core.reward import Judge
 from orwcfm_core.sampler import Sampler
+from orwcfm_core.schedule import Schedules
 from orwcfm_core.weighting import Weighting
 
 __all__ = [
@@ -65,6 +66,7 @@ class Components:
         sampler: Noise to samples.
         prompts: At least one; an unconditional backbone has exactly one.
         heldout: Judges that are not trained on.
+        schedules: What changes strengths from round to round.
     """
 
     backbone: Backbone
@@ -74,6 +76,7 @@ class Components:
     sampler: Sampler
     prompts: Sequence[str] = ("",)
     heldout: Sequence[Judge] = ()
+    schedules: Schedules = field(default_factory=Schedules)
 
     @property
     def feature_space(self) -> Judge | None:
@@ -108,6 +111,7 @@ class State:
         scaler: Scales the loss, so that gradients are not lost in fp16; does nothing in other precisions.
         round: Rounds done.
         skipped: Updates in a row that were skipped, up to now.
+        memory: What else a method keeps from round to round, by name; checkpoints hold it.
     """
 
     components: Components
@@ -120,6 +124,7 @@ class State:
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     round: int = 0
     skipped: int = 0
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
     def autocast(self) -> torch.autocast:
         """Compute in the run's precision."""

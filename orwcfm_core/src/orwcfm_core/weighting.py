@@ -11,9 +11,16 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from orwcfm_core.config import AdvantageConfig, ExpConfig, SoftmaxConfig, TopKConfig, WeightingConfig
+from orwcfm_core.config import (
+    AdvantageConfig,
+    ExpConfig,
+    GroupAdvantageConfig,
+    SoftmaxConfig,
+    TopKConfig,
+    WeightingConfig,
+)
 
-__all__ = ["Advantage", "Exp", "Softmax", "TopK", "Weighting", "build_weighting"]
+__all__ = ["Advantage", "Exp", "GroupAdvantage", "Softmax", "TopK", "Weighting", "build_weighting"]
 
 
 class Weighting(ABC):
@@ -149,6 +156,37 @@ class Advantage(Weighting):
         self.scale = state["scale"]
 
 
+class GroupAdvantage(Weighting):
+    """GRPO's advantage: `w = tau clip((r - mean) / std, -clip, clip)`, the mean over the prompt's samples.
+
+    Unlike `Advantage`, the unit is the spread of this round's scores, which shrinks as the policy converges. Where
+    there is no spread but rounding, w is 0.
+
+    References:
+        Flow-GRPO: Training Flow Matching Models via Online RL (Liu et al., 2025), arXiv:2505.05470
+
+    Args:
+        tau: Strength.
+        clip: Largest absolute advantage before tau.
+        spread: Whose standard deviation: `prompt` (of the samples of the same prompt) or `round` (of all scores).
+    """
+
+    def __init__(self, tau: float, clip: float, spread: str) -> None:
+        self.tau = tau
+        self.clip = clip
+        self.spread = spread
+
+    def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        r, valid, groups = *_exact(scores, valid), groups.cpu()
+        w = torch.zeros_like(r)
+        for group in groups[valid].unique():
+            rows = valid & (groups == group)
+            std = float(r[rows if self.spread == "prompt" else valid].std(correction=0))
+            if _is_spread(std, r):
+                w[rows] = ((r[rows] - r[rows].mean()) / std).clamp(-self.clip, self.clip)
+        return (self.tau * w).to(scores)
+
+
 def _exact(scores: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Scores in float64, 0 where invalid, and which are valid; both on the CPU."""
     valid = valid.cpu()
@@ -179,4 +217,6 @@ def build_weighting(config: WeightingConfig) -> Weighting:
             return TopK(config.fraction)
         case AdvantageConfig():
             return Advantage(config.tau, config.clip)
+        case GroupAdvantageConfig():
+            return GroupAdvantage(config.tau, config.clip, config.spread)
     raise TypeError(f"expected a weighting's configuration, got {type(config).__name__}")

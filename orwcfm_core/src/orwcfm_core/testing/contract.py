@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pydantic import ValidationError
 
 from orwcfm_core.heavy import HEAVY
-from orwcfm_core.plugin import RESERVED
+from orwcfm_core.plugin import RESERVED, RESERVED_REG
 from orwcfm_core.testing.subject import Subject
 from orwcfm_core.testing.tools import expect
 
@@ -60,7 +60,8 @@ def described(subject: Subject) -> None:
 
 def option_names(subject: Subject) -> None:
     """No option has a name that belongs to the run."""
-    taken = sorted(RESERVED & set(subject.spec.config.model_fields))
+    reserved = RESERVED | (RESERVED_REG if subject.plugin.kind == "regularizer" else frozenset())
+    taken = sorted(reserved & set(subject.spec.config.model_fields))
     expect(not taken, f"the option names {', '.join(taken)} belong to the run: rename them")
 
 

@@ -53,7 +53,7 @@ def lowers_loss(subject: Subject) -> None:
         trainer.round(state)
     after = _first_loss(trainer, state)
     expect(
-        after < before - 0.05 * abs(before),
+        after < before - 0.01 * abs(before),
         f"the loss on the first round's batch went from {before:.6g} to {after:.6g} in {_ROUNDS} rounds: it must fall",
     )
 

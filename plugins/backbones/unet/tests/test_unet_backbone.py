@@ -92,3 +92,10 @@ def test_what_is_no_weight_file_is_refused(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"backbone\.weights"):
         UNetBackbone(Config(weights=str(tmp_path / "x.safetensors")))
+
+
+def test_pictures_become_samples_again(backbone):
+    x_1 = 2 * torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0)) - 1
+    torch.testing.assert_close(backbone.from_images(backbone.to_images(x_1)), x_1)
+    coloured = torch.tensor([0.0, 0.25, 0.5]).view(1, 3, 1, 1).expand(2, 3, 56, 40)
+    torch.testing.assert_close(backbone.from_images(coloured), torch.full((2, 1, 28, 28), -0.5))

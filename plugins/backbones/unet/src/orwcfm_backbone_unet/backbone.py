@@ -85,6 +85,13 @@ class UNetBackbone(Backbone):
     def to_images(self, x_1: Tensor) -> Tensor:
         return ((x_1 + 1) / 2).clamp(0, 1)
 
+    def from_images(self, images: Tensor) -> Tensor:
+        grey = images.mean(1, keepdim=True)
+        if grey.shape[1:] != self.sample_shape:
+            size = self.sample_shape[1:]
+            grey = torch.nn.functional.interpolate(grey, size, mode="bilinear", antialias=True)
+        return 2 * grey - 1
+
     def to(self, device: torch.device) -> Self:
         self._policy.network.to(device)
         self._reference.network.to(device)

@@ -1,0 +1,135 @@
+"""What a sweep is made of: grids, names, means, the Pareto front, pages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from orwcfm_cli.outcomes import front, outcomes_of
+from orwcfm_cli.overview import differences
+from orwcfm_cli.report_data import RunRecord
+from orwcfm_cli.sweep_folder import SweepFolder
+from orwcfm_cli.sweep_grid import Grid
+from orwcfm_cli.sweep_pool import error_in
+from orwcfm_cli.sweep_report import write_sweep_report
+from orwcfm_cli.sweep_results import Row, settings_of, write_results
+from orwcfm_core.errors import UserError
+
+
+def names(*texts: str) -> list[str]:
+    return [combination.name for combination in Grid.parse(texts).combinations()]
+
+
+def test_names_are_readable_and_short() -> None:
+    assert names("alpha=0,0.1", "seed=0,1") == [
+        "alpha=0,seed=0",
+        "alpha=0,seed=1",
+        "alpha=0.1,seed=0",
+        "alpha=0.1,seed=1",
+    ]
+    assert names("weighting=exp", "reg.w2.alpha=1", "reg.kl.alpha=-2") == [
+        "weighting=exp,reg.w2.alpha=1,reg.kl.alpha=-2"
+    ]
+
+
+def test_names_are_those_of_files_and_never_the_same() -> None:
+    found = names('reward.prompt=["a/b", "a b", ["a", "b"], "a-b"]', "eval-reward=x")
+    assert len(set(found)) == 4
+    assert all("/" not in name and " " not in name for name in found)
+    assert found[3] == "prompt=a-b,heldout=x"
+    assert names('prompt=["a b"]')[0] in names('prompt=["c", "a b"]')
+
+
+def test_values_reach_the_configuration() -> None:
+    grid = Grid.parse(["alpha=0.5", "backbone.weights=mnist", "reward.jpeg.quality=[3]"])
+    base = {"reg": {"name": "w2", "alpha": "1"}}
+    assert grid.combinations()[0].over(base) == {
+        "reg": {"name": "w2", "w2": {"alpha": "0.5"}},
+        "backbone": {"weights": "mnist"},
+        "reward": {"jpeg": {"quality": 3}},
+    }
+    assert base["reg"]["alpha"] == "1"
+
+
+def test_a_grid_grows_by_values_alone() -> None:
+    grid = Grid.parse(["alpha=0,1", "seed=0"])
+    assert grid.grown(Grid.parse(["seed=1", "alpha=1,2"])).axes == {
+        "reg.alpha": ["0", "1", "2"],
+        "train.seed": ["0", "1"],
+    }
+    with pytest.raises(UserError, match=r"over reg\.alpha, train\.seed, not over reg\.alpha"):
+        grid.grown(Grid.parse(["alpha=0"]))
+
+
+def record(config: str = "", **final: float) -> RunRecord:
+    return RunRecord(
+        "run", {"reward": {"name": "r"}, "train": {"seed": config}}, "", [{"round": 1, **final}], final=final
+    )
+
+
+def row(alpha: float, seed: int, status: str = "done", **final: float) -> Row:
+    return Row(f"alpha={alpha:g},seed={seed}", {"reg.alpha": alpha, "train.seed": seed}, status, "", record(**final))
+
+
+def test_means_and_standard_errors_are_over_the_seeds_that_are_done() -> None:
+    rows = [row(0.1, seed, reward_mean=value) for seed, value in enumerate((1.0, 2.0, 6.0))]
+    rows += [row(0.1, 3, "interrupted", reward_mean=100.0), row(1.0, 0, reward_mean=5.0), row(2.0, 0, "missing")]
+    several, one, none = (setting.mean("reward_mean") for setting in settings_of(rows))
+    assert several
+    assert (several.value, several.error, several.count) == pytest.approx((3.0, (14 / 2 / 3) ** 0.5, 3))
+    assert one
+    assert (one.value, one.error, one.count) == (5.0, None, 1)
+    assert none is None
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    points = [(1.0, 1.0), (2.0, 3.0), (3.0, 3.0), (4.0, 0.0), (1.0, 0.5), (1.0, 1.0)]
+    assert front(points, more_x=False) == [0, 5, 1]
+    assert front(points, more_x=True) == [2, 3]
+    assert front([], more_x=True) == []
+
+
+def test_rewards_of_different_kinds_are_no_gain() -> None:
+    one = record(reward_mean=1.0, heldout_judge=0.5)
+    other = RunRecord("b", {"reward": {"name": "s"}}, "", [{"round": 1}], final={"reward_mean": 2.0})
+    assert [o.key for o in outcomes_of([one, one]) if o.gain] == ["heldout_judge", "reward_mean"]
+    assert [o.key for o in outcomes_of([one, other]) if o.gain] == ["heldout_judge"]
+
+
+def test_only_options_that_differ_are_told() -> None:
+    a = RunRecord("a", {"reg": {"name": "w2", "alpha": 1.0}, "versions": {"x": "1"}}, "")
+    b = RunRecord("b", {"reg": {"name": "none"}, "versions": {"x": "2"}}, "")
+    assert differences([a, b]) == {"reg.name": ["w2", "none"], "reg.alpha": [1.0, None]}
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("round 1\nerror: a\nError: b\n", 2, "a; Error: b"),
+        ("round 1\nTypeError: x\n", 1, "ended the process with exit code 1: TypeError: x"),
+        ("", -9, "crashed with SIGKILL"),
+        ("fine\n", 0, "ended without a result: fine"),
+    ],
+)
+def test_errors_are_found_in_logs(tmp_path: Path, text: str, code: int, said: str) -> None:
+    (tmp_path / "log").write_text(text)
+    assert error_in(tmp_path / "log", code) == said
+
+
+def test_pages_of_nothing_and_of_failures(tmp_path: Path) -> None:
+    grid = Grid.parse(["alpha=0,1"])
+    (tmp_path / "sweep.toml").write_text(
+        '[sweep]\nthreads = 1\n[grid]\n"reg.alpha" = ["0", "1"]\n[base.x]\ny = "<i>"\n'
+    )
+    rows = [Row("alpha=0", {"reg.alpha": 0.0}, "missing", "", None)]
+    rows.append(Row("alpha=1", {"reg.alpha": 1.0}, "failed", "no <b> memory", None))
+    folder = SweepFolder(tmp_path)
+    write_results(folder, grid, rows)
+    page = write_sweep_report(folder, grid, rows).read_text()
+    assert "No run is done yet." in page
+    assert "no &lt;b&gt; memory" in page
+    assert "<i>" not in page
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [run["status"] for run in found["runs"]] == ["missing", "failed"]
+    assert (tmp_path / "results.csv").read_text().splitlines()[0] == "run,reg.alpha,status,rounds,seconds,error"

@@ -1,0 +1,1 @@
+"""Regularizer adaptive-w2 for orwcfm: strength by advantage."""

@@ -1,0 +1,1 @@
+"""Trainer flow-grpo for orwcfm: policy gradients on stochastic paths."""

@@ -1,0 +1,120 @@
+"""The stochastic sampler and the policy gradient against the paper's equations, in its own direction of time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from orwcfm_core.errors import UserError
+from orwcfm_core.orw_cfm import Weighed
+from orwcfm_core.sampler import Dopri5
+from orwcfm_core.testing.gradients import one_update, trainer_on_gmm
+from orwcfm_core.trainer import State
+from orwcfm_trainer_flow_grpo.transition import Transition
+from torch import Tensor
+from torch.distributions import Normal
+
+NOISE, STEPS = 0.7, 5
+
+
+def advantage(scores: Tensor) -> Tensor:
+    return (scores - scores.mean()) / scores.std(correction=0)
+
+
+def paper(t: Tensor, x: Tensor, v: Tensor, h: float) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a step as the paper writes it: s = 1 - t falls by h, its velocity is -v."""
+    s, u = 1 - t, -v
+    sigma = NOISE * (s / (1 - s.clamp(max=1 - h))).sqrt()
+    drift = u + (sigma**2 / (2 * s))[:, None] * (x + (1 - s)[:, None] * u)
+    return x - h * drift, sigma * math.sqrt(h)
+
+
+def steps(n: int = 20, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    t = torch.randint(STEPS, (n,), generator=g).double() / STEPS
+    return t, *torch.randn((2, n, 3), generator=g, dtype=torch.float64)
+
+
+def test_a_step_is_the_papers() -> None:
+    t, x, v = steps()
+    step = Transition.at(t, 1 / STEPS, NOISE)
+    mean, std = paper(t, x, v, 1 / STEPS)
+    torch.testing.assert_close(step.step(x, v, torch.zeros_like(x)), mean)
+    torch.testing.assert_close(step.std, std)
+    noise = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(step.step(x, v, noise), mean + std[:, None] * noise)
+
+
+def test_log_probabilities_are_those_of_a_normal_distribution() -> None:
+    t, x, v = steps()
+    step = Transition.at(t, 1 / STEPS, NOISE)
+    x_next = x + 0.1 * v.flip(0)
+    mean, std = paper(t, x, v, 1 / STEPS)
+    expected = Normal(mean, std[:, None]).log_prob(x_next).mean(1)
+    torch.testing.assert_close(step.log_prob(v, step.velocity(x, x_next)), expected)
+
+
+@pytest.mark.parametrize("clip", [0.005, 0.5])
+def test_the_gradient_is_that_of_the_clipped_ratio(clip: float) -> None:
+    trainer, state = trainer_on_gmm("flow-grpo", {"clip_range": clip}, advantage, alpha=0.2, steps=STEPS)
+    at = one_update(trainer, state)
+    assert set((at.t * STEPS).round().tolist()) == set(range(STEPS))
+    no_noise, _ = paper(at.t, at.x_t, at.u_t, 1 / STEPS)
+    log_p, log_old = (
+        Normal(mean, std[:, None]).log_prob(no_noise).mean(1)
+        for mean, std in (paper(at.t, at.x_t, v, 1 / STEPS) for v in (at.v, at.v_old))
+    )
+    ratio = (log_p - log_old).exp()
+    outside = torch.where(at.w > 0, ratio > 1 + clip, ratio < 1 - clip)
+    assert outside.any() == (clip < 0.1)
+    loss = torch.where(outside, 0.0, -at.w * ratio) + 0.2 * (at.v - at.v_ref).square().mean(1)
+    derived = at.derived(loss)
+    torch.testing.assert_close(at.gradient, derived, rtol=1e-3, atol=1e-4 * float(derived.abs().max()))
+
+
+def started(**options: Any) -> tuple[Any, State]:
+    return trainer_on_gmm("flow-grpo", options, advantage, steps=options.pop("steps", STEPS))
+
+
+def test_the_steps_of_a_path_belong_together_and_to_their_weight() -> None:
+    trainer, state = started(samples=32, draws=2)
+    rollout = trainer.collect(state)
+    assert rollout.path.shape == (32, STEPS + 1, 2)
+    torch.testing.assert_close(rollout.path[:, -1], rollout.x_1)
+    path, weights, _ = trainer.lesson(state, rollout)
+    batch = trainer._draw(state, Weighed.of(path, weights, {}, draws=2))
+    k = (batch.t * STEPS).round().long()
+    sample = torch.arange(32).repeat_interleave(2)
+    torch.testing.assert_close(batch.x_t, path[sample, k])
+    torch.testing.assert_close(batch.w, weights[sample])
+    step = Transition.at(batch.t, 1 / STEPS, NOISE)
+    torch.testing.assert_close(
+        step.step(batch.x_t, batch.u_t, torch.zeros_like(batch.x_t)), path[sample, k + 1], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_many_steps_of_the_reference_end_in_its_mixture() -> None:
+    trainer, state = started(samples=4096, steps=200)
+    x_1 = trainer.collect(state).x_1
+    mixture = state.components.backbone.mixture
+    assert float((mixture.posterior(x_1).mean(0) - 1 / 8).abs().max()) < 0.02
+    nearest = (x_1[:, None] - mixture.means.float()).square().sum(2).amin(1)
+    # Two dimensions of variance 1/4.
+    assert float(nearest.mean()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_reward_rises_on_the_mixture() -> None:
+    trainer, state = started(samples=256, rounds=30, updates=4, lr=0.003, clip_range=0.2, clip_norm=1.0)
+    rewards = [trainer.round(state)["reward_mean"] for _ in range(30)]
+    assert sum(rewards[-5:]) > 1.3 * sum(rewards[:5])
+
+
+def test_what_it_needs_of_the_sampler() -> None:
+    trainer, state = started()
+    state.components.sampler = Dopri5(1e-3, 1e-3)
+    with pytest.raises(UserError, match="fixed number of steps"):
+        trainer.start(state.components, 0.0, torch.device("cpu"))
+    with pytest.raises(UserError, match="at least 2 steps"):
+        started(steps=1)

@@ -1,0 +1,1 @@
+"""Trainers awm, nft and rvm for orwcfm: signed rewards on the forward process."""

@@ -1,0 +1,1 @@
+"""Trainers rwr, raft and reft for orwcfm: regression on samples of positive weight."""

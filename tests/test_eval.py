@@ -1,0 +1,134 @@
+"""`orwcfm eval` on real runs."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from commandline import SMALL
+from PIL import Image
+from test_run import GMM
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of the mixture that learned something, and one of pictures."""
+    from click.testing import CliRunner
+    from orwcfm_cli.main import cli
+
+    folder = tmp_path_factory.mktemp("runs")
+    gmm = [*GMM, "--rounds", "40", "--set", "train.lr=0.002", "--set", "train.checkpoint_every=8"]
+    pictures = [*SMALL, "--set", "train.eval_samples=16"]
+    for name, args in {"gmm": gmm, "pictures": pictures}.items():
+        done = CliRunner().invoke(cli, ["run", *args, "--out", str(folder / name)])
+        assert done.exit_code == 0, done.exception
+    return folder
+
+
+def evaluated(orwcfm, *args: object) -> dict:
+    return json.loads(orwcfm("eval", *args, "--json").stdout)
+
+
+def test_a_learned_reward_shows_with_its_interval(orwcfm, runs):
+    found = evaluated(orwcfm, runs / "gmm", "--reference", "--feature-space", "samples", "--samples", 2000)
+    # Eight equal components with rewards 1 and 0.5 and six times 0, but for Euler's error in ten steps.
+    assert found["reference"]["reward_component"]["value"] == pytest.approx(1.5 / 8, abs=0.04)
+    gain = found["difference"]["reward_component"]
+    assert gain["low"] > 0
+    policy, reference = (found[name]["reward_component"]["value"] for name in ("policy", "reference"))
+    assert gain["value"] == pytest.approx(policy - reference)
+    # A circle of equal shares: the covariance of directions is that of two equal axes.
+    assert found["reference"]["vendi"]["value"] == pytest.approx(2, abs=0.01)
+    assert found["policy"]["velocity_divergence"]["low"] > 0
+    assert found["policy"]["frechet_reference"]["value"] > 0
+    assert found["round"] == 40
+
+
+def test_it_is_reproducible_and_the_two_scales_are_told_apart(orwcfm, runs, tmp_path):
+    first, again, other = (evaluated(orwcfm, runs / "gmm", "--samples", 300, *args) for args in ((), (), ("--seed", 5)))
+    assert first == again
+    assert first["policy"]["reward_component"] != other["policy"]["reward_component"]
+    assert first["feature_space"] == "pixels"
+    assert first["normalised"]
+    args = ("eval", runs / "gmm", "--samples", 300, "--feature-space", "samples", "--raw", "--out", "eval.json")
+    shown = orwcfm(*args).stdout
+    assert "diversity, raw" in shown
+    assert "features of samples, as they are" in shown
+    raw = json.loads((tmp_path / "eval.json").read_text())
+    assert not raw["normalised"]
+    # Points around a circle of radius 4, with the noise of each component, are further apart than 2.
+    assert raw["policy"]["diversity"]["value"] > 3
+
+
+def test_best_is_an_earlier_checkpoint_where_that_was_better(orwcfm, runs):
+    rounds = {evaluated(orwcfm, runs / "gmm", "--samples", 8, "--checkpoint", c)["round"] for c in ("newest", "best")}
+    assert 40 in rounds
+    assert rounds <= {8, 16, 24, 32, 40}
+
+
+def save_pictures(folder: Path) -> Path:
+    folder.mkdir()
+    for i in range(6):
+        Image.linear_gradient("L").rotate(60 * i).resize((28, 28)).save(folder / f"{i}.png")
+    Image.new("RGB", (50, 40), (255, 100, 0)).save(folder / "colour.jpg")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_any_reward_and_real_images(orwcfm, runs, tmp_path):
+    real = save_pictures(tmp_path / "real")
+    found = evaluated(
+        orwcfm,
+        *(runs / "pictures", "--samples", 16, "--real", real, "--reference"),
+        *("--reward", "class-probability", "--reward", "jpeg-compressibility"),
+        *("--set", "reward.class-probability.labels=coat", "--feature-space", "clip-score"),
+    )
+    assert set(found["policy"]) == {
+        "reward_class-probability",
+        "share_class-probability",
+        "reward_jpeg-compressibility",
+        "diversity",
+        "vendi",
+        "frechet_real",
+        "frechet_reference",
+        "velocity_divergence",
+    }
+    assert found["feature_space"] == "clip-score"
+    assert set(found["real"]) == {"diversity", "vendi"}
+    assert found["policy"]["frechet_real"]["value"] > 0
+    assert all(math.isfinite(e["value"]) for e in found["policy"].values())
+
+
+def test_by_default_it_scores_what_the_run_did(orwcfm, runs):
+    found = evaluated(orwcfm, runs / "pictures", "--samples", 8)
+    assert {"reward_clip-score", "reward_class-probability"} <= set(found["policy"])
+    assert found["feature_space"] == "class-probability"
+    assert found["prompts"] == ["footwear"]
+    assert not found["reference"]
+    assert not found["real"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--reward", "clip-scor"), "did you mean 'clip-score'"),
+        (("--set", "reward.promt=x", "--reward", "clip-score"), "unknown option of 'clip-score'"),
+        (("--set", "train.lr=1"), "train.lr: the run is done; only options of rewards can change here"),
+        (("--set", "lr"), "expected SECTION.OPTION=VALUE"),
+        (("--samples", "3"), "is not in the range"),
+        (("--feature-space", "nothing"), "unknown reward 'nothing'"),
+        (("--feature-space", "jpeg-compressibility"), "this reward has no features"),
+        (("--feature-space", "samples", "--real", "real"), "real images are no samples of the model"),
+        (("--real", "gone"), "expected a folder of at least two images, found 0"),
+        (("--real", "broken"), "cannot read image broken"),
+        (("--out", "real"), "expected a JSON file, got a folder"),
+    ],
+)
+def test_mistakes(orwcfm, runs, tmp_path, args, said):
+    save_pictures(tmp_path / "real")
+    (tmp_path / "broken").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "broken" / name).write_bytes(b"no picture")
+    done = orwcfm("eval", runs / "pictures", "--samples", 8, *args, code=2)
+    assert said in done.stderr
+    assert done.stdout == ""
