@@ -45,7 +45,7 @@ class MeanPixel:
 
 @hookimpl
 def orwcfm_rewards():
-    return [RewardSpec(name="mean-pixel", summary="", config=ComponentConfig, factory="mean_pixel:MeanPixel")]
+    return [RewardSpec(name="mean-pixel", summary="Mean.", config=ComponentConfig, factory="mean_pixel:MeanPixel")]
 """
 
 
