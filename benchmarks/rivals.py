@@ -102,7 +102,8 @@ METHODS = {
     "default": Method("default", {}),
     "flow-grpo": flow_grpo(lr=3e-4),
     "flow-grpo-tuned": flow_grpo(lr=3e-4, clip=1e-3),
-    "published": published(tau=5, alpha=0.1, lr=2e-4),
+    "published": published(tau=0.5, alpha=1, lr=2e-4),
+    "published-tuned": published(tau=5, alpha=0.1, lr=2e-4),
 }
 
 CANDIDATES = {
@@ -118,6 +119,7 @@ CANDIDATES = {
 
 CLAIMS = {
     "published": {"evaluations": 10.0, "processor": 8.0},
+    "published-tuned": {"evaluations": 10.0, "processor": 8.0},
     "flow-grpo": {"processor": 5.0},
     "flow-grpo-tuned": {"processor": 5.0},
 }

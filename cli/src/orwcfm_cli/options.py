@@ -12,19 +12,23 @@ import tomli_w
 from orwcfm_core.errors import UserError
 from orwcfm_core.layers import layered
 
-__all__ = ["Tables", "flat", "merge", "put", "read_toml", "to_toml"]
+__all__ = ["PRESETS", "Tables", "flat", "merge", "put", "read_toml", "to_toml"]
 
 Tables = dict[str, dict[str, Any]]
 
+PRESETS: Mapping[str, Path | None] = {"balanced": None, "paper": Path(__file__).with_name("presets") / "paper.toml"}
+"""Files of options by name; `balanced` is what every option is by itself."""
 
-def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]) -> Tables:
-    """Merge options; later ones win: file, settings, fixed flags.
+
+def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any], preset: str | None = None) -> Tables:
+    """Merge options; later ones win: preset, file, settings, fixed flags.
 
     Args:
         config: TOML file.
         settings: `section.option=value` or `section.component.option=value`; the value is JSON if it starts with `[`
             or `{`, else a string.
         fixed: Values by `section.option`.
+        preset: One of `PRESETS`.
 
     Raises:
         UserError: The file cannot be read, or a setting is malformed.
@@ -41,7 +45,8 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
     flags: Tables = {}
     for key, value in fixed.items():
         put(flags, key, value)
-    return layered(file, set_tables, flags)
+    chosen = PRESETS[preset or "balanced"]
+    return layered(layered(read_toml(chosen), file) if chosen else file, set_tables, flags)
 
 
 def read_toml(path: Path) -> Tables:

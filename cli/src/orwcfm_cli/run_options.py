@@ -47,6 +47,11 @@ _OPTIONS = (
         "--reg", multiple=True, help="What keeps the model near the pre-trained one; several as NAME:ALPHA each."
     ),
     click.option("--trainer", help="Training method."),
+    click.option(
+        "--preset",
+        type=click.Choice(["balanced", "paper"]),
+        help="What lies under all other options: the defaults (balanced), or the paper's settings.",
+    ),
     click.option("--weighting", help="How scores become weights: advantage, exp, softmax, top-k."),
     click.option("--sampler", help="ODE solver: euler, midpoint, heun, rk4, dopri5."),
     click.option("--alpha", help="Strength of the regularizer (reg.alpha)."),
@@ -91,7 +96,7 @@ def asked_for(given: dict[str, Any]) -> Tables:
 
     flags = {FLAGS[name]: value for name, value in given.items() if name in FLAGS and value not in (None, ())}
     fixed = {option: list(v) if option == "reward.prompt" else one_or_list(v) for option, v in flags.items()}
-    return merge(given["config"], given["settings"], fixed)
+    return merge(given["config"], given["settings"], fixed, given["preset"])
 
 
 def one_or_list(value: str | tuple[str, ...] | None) -> Any:

@@ -1,0 +1,52 @@
+"""Presets lie under everything else that is asked for."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from commandline import here
+
+
+def config(*args: str) -> dict[str, dict[str, object]]:
+    return tomllib.loads(here("run", *args, "--print-config", code=0).out)
+
+
+def test_balanced_is_the_default() -> None:
+    assert config("--preset", "balanced") == config()
+
+
+def test_paper_has_the_settings_of_the_authors_code() -> None:
+    found = config("--preset", "paper")
+    assert found["weighting"] == {"name": "exp", "schedule": "constant", "tau": 0.5}
+    assert (found["reg"]["name"], found["reg"]["alpha"]) == ("w2", 1.0)
+    assert (found["sampler"]["steps"], found["sampler"]["ema"]) == (100, 0.0)
+    assert (found["train"]["updates"], found["train"]["precision"]) == (1, "fp32")
+    assert (found["train"]["coupling"], found["train"]["decay"]) == ("independent", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("args", "section", "expected"),
+    [
+        (("--tau", "2"), "weighting", {"name": "exp", "schedule": "constant", "tau": 2.0}),
+        (("--set", "sampler.steps=20"), "sampler", {"name": "euler", "steps": 20, "ema": 0.0}),
+        # What the preset sets is the component's that it names.
+        (("--weighting", "top-k"), "weighting", {"name": "top-k", "fraction": 0.25}),
+        (("--reg", "none"), "reg", {"name": "none"}),
+    ],
+)
+def test_flags_and_settings_lie_over_a_preset(args: tuple[str, ...], section: str, expected: dict[str, object]) -> None:
+    found = config("--preset", "paper", *args)[section]
+    assert {key: found[key] for key in expected} == expected
+    if section in ("weighting", "reg"):
+        assert "alpha" not in found
+
+
+def test_a_file_lies_over_a_preset(tmp_path) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text('[train]\nupdates = 3\n[weighting]\nname = "advantage"\n')
+    found = config("--preset", "paper", "--config", str(file))
+    assert found["train"]["updates"] == 3
+    assert found["train"]["precision"] == "fp32"
+    assert found["weighting"]["name"] == "advantage"
+    assert found["weighting"]["tau"] == config()["weighting"]["tau"]
