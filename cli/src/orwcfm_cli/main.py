@@ -109,6 +109,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.ClickException as e:
+        e.message = printable(e.message)
         e.show()
         sys.exit(e.exit_code)
     except click.Abort:
