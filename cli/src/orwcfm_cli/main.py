@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -109,8 +110,9 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.ClickException as e:
-        e.message = printable(e.message)
-        e.show()
+        shown = io.StringIO()
+        e.show(shown)
+        click.echo("\n".join(map(printable, shown.getvalue().split("\n"))), nl=False, err=True)
         sys.exit(e.exit_code)
     except click.Abort:
         click.echo("interrupted; what a run has saved stays, and orwcfm resume goes on with it", err=True)

@@ -27,9 +27,10 @@ def _kind(context: click.Context, parameter: click.Parameter, value: str | None)
     """A kind of component: `reward`, `rewards`, ..., and `reg` as in `--reg`."""
     from orwcfm_core.plugin import GROUPS
 
-    kind = value.removesuffix("s") if value else None
-    kind = "regularizer" if kind == "reg" else kind
-    if kind not in (None, *GROUPS):
+    if value is None:
+        return None
+    kind = "regularizer" if value == "reg" else value.removesuffix("s")
+    if kind not in GROUPS:
         raise click.BadParameter(f"unknown kind '{value}', expected {', '.join(GROUPS)}")
     return kind
 
