@@ -77,8 +77,8 @@ class PerfectFit(VelocityField):
 
         v(t, x) = ( sum_k p_k |w_k| E[y_t | x_t, k] + alpha v_ref ) / ( sum_k p_k |w_k| + alpha )
 
-    y_t = u_t where w_k is positive. Where it is negative y_t depends on v_old: that is v itself at a fixed point, found by
-    `repeats` such steps from v_ref, the expectation over u_t with `draws` Gaussian points.
+    y_t = u_t where w_k is positive. Where it is negative y_t depends on v_old: that is v itself at a fixed point, found
+    by `repeats` such steps from v_ref, the expectation over u_t with `draws` Gaussian points.
 
     Args:
         q: The reference.
