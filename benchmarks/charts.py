@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#000000")
-WIDTH, HEIGHT, SCALE = 480, 360, 2
-LEFT, TOP, RIGHT, BOTTOM = 62, 36, 14, 50
+WIDTH, HEIGHT, SCALE = 600, 340, 2
+LEFT, TOP, RIGHT, BOTTOM = 52, 44, 190, 50
 INK, PALE = "#222222", "#e4e4e4"
 
 
@@ -41,7 +41,7 @@ class Panel:
     Args:
         title: Above it.
         x_label: Below it.
-        y_label: Above its upper left corner.
+        y_label: Above its upper left corner, below the title.
         series: What it shows.
         ticks: Where the axes are marked, `(x, y)`; the first and the last are their ends.
         logarithmic: Which axes are, `(x, y)`.
@@ -100,24 +100,20 @@ def _axes(draw: ImageDraw.ImageDraw, panel: Panel, font: ImageFont.ImageFont | I
         draw.line((panel.place(x_0, y), panel.place(x_1, y)), fill=PALE, width=SCALE)
         at = panel.place(x_0, y)
         draw.text((at[0] - 6 * SCALE, at[1]), f"{y:g}", fill=INK, font=font, anchor="rm")
-    bold = ImageFont.load_default(SCALE * 13)
-    draw.text((SCALE * LEFT, SCALE * 8), panel.title, fill=INK, font=bold, anchor="lt")
-    draw.text((SCALE * (WIDTH - RIGHT), SCALE * 10), panel.y_label, fill=INK, font=font, anchor="rt")
+    large = ImageFont.load_default(SCALE * 14)
+    draw.text((SCALE * LEFT, SCALE * 8), panel.title, fill=INK, font=large, anchor="lt")
+    draw.text((SCALE * LEFT, SCALE * 26), panel.y_label, fill=INK, font=font, anchor="lt")
     centre = SCALE * (LEFT + WIDTH - RIGHT) / 2
     draw.text((centre, SCALE * (HEIGHT - 10)), panel.x_label, fill=INK, font=font, anchor="mb")
 
 
 def _legend(draw: ImageDraw.ImageDraw, panel: Panel, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> None:
-    """Labels of series at the right end of the last of their points, moved apart where they are too near."""
-    found = sorted(
-        ((*panel.place(series.x[-1], series.y[-1]), series) for series in panel.series if series.label),
-        key=lambda entry: entry[1],
-    )
-    lowest = 0.0
-    for x, y, series in found:
-        y = max(y, lowest + 15 * SCALE)
-        lowest = y
-        draw.text((x - 6 * SCALE, y - 4 * SCALE), series.label, fill=series.colour, font=font, anchor="rb")
+    """Labels of series, to the right of the chart."""
+    left = SCALE * (WIDTH - RIGHT + 12)
+    for i, series in enumerate(series for series in panel.series if series.label):
+        y = SCALE * (TOP + 8 + 20 * i)
+        draw.line((left, y, left + SCALE * 16, y), fill=series.colour, width=3 * SCALE)
+        draw.text((left + SCALE * 22, y), series.label, fill=INK, font=font, anchor="lm")
 
 
 def _share(value: float, low: float, high: float, logarithmic: bool) -> float:
