@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#000000")
-WIDTH, HEIGHT, SCALE = 600, 340, 2
-LEFT, TOP, RIGHT, BOTTOM = 52, 44, 190, 50
+WIDTH, HEIGHT, SCALE = 630, 340, 2
+LEFT, TOP, RIGHT, BOTTOM = 52, 44, 220, 50
 INK, PALE = "#222222", "#e4e4e4"
 
 

@@ -17,7 +17,7 @@ from orwcfm_core.trainer import State, Trainer
 from torch import Tensor
 
 REWARDS = torch.tensor([1.0, 0.7, 0.4, 0.2, 0.0], dtype=torch.float64)
-GEOMETRY = {"name": "gmm", "dim": 2, "components": len(REWARDS), "radius": 3.0, "std": 0.5, "width": 32}
+GEOMETRY: Mapping[str, Any] = {"name": "gmm", "dim": 2, "components": len(REWARDS), "radius": 3.0, "std": 0.5, "width": 32}
 SAMPLES, UPDATES = 1024, 50
 
 Weights = Callable[[Tensor], Tensor]
@@ -26,13 +26,13 @@ Weights = Callable[[Tensor], Tensor]
 def start(rounds: int, **tables: Mapping[str, Any]) -> tuple[Trainer, State]:
     """A run whose rounds nearly are full fits, but for what `tables` say."""
     train = {"rounds": rounds, "samples": SAMPLES, "updates": UPDATES, "lr": 0.01, "micro_batch": 4096}
-    train |= {"precision": "fp32", "device": "cpu", "threads": 1, "seed": 1}
+    own = {"precision": "fp32", "device": "cpu", "threads": 1, "seed": 1}
     config = {
         "backbone": GEOMETRY,
         "reward": {"name": "component", "values": REWARDS.tolist()},
         "heldout": {"name": "none"},
-        "sampler": {"name": "rk4", "steps": 12} | tables.get("sampler", {}),
-        "train": train | tables.get("train", {}),
+        "sampler": {"name": "rk4", "steps": 12, **tables.get("sampler", {})},
+        "train": {**train, **own, **tables.get("train", {})},
     }
     return assemble(resolve({**tables, **config}, Registry()))
 

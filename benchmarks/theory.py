@@ -49,7 +49,7 @@ SHARE = [0, 0.2, 0.4, 0.6, 0.8, 1]
 LIMIT = 16
 """Perfect rounds, half of the old shares kept in each, after which a fixed point is reached."""
 
-Tables = Mapping[str, Mapping[str, Any]]
+Tables = dict[str, Mapping[str, Any]]
 
 
 def default(alpha: float, tau: float = 0.6) -> Tables:
@@ -229,7 +229,7 @@ def shares_panel(title: str, measured: Sequence[Tensor], expected: Sequence[Tens
         series.append(Series(f"r = {reward:g}", COLOURS[k], x, [float(p[k]) for p in expected]))
         series.append(Series("", COLOURS[k], range(len(measured)), [float(p[k]) for p in measured], dots=True))
     last = len(measured) - 1
-    ticks = range(0, last + 1, 1 if last < 10 else 5)
+    ticks = range(0, last + 1, 1 if last < 10 else 4)
     return Panel(title, "rounds", "share", series, (ticks, SHARE))
 
 

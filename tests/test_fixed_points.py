@@ -34,10 +34,11 @@ def test_perfect_rounds_without_an_anchor_multiply_the_weights():
 
 @pytest.mark.parametrize("capped", [True, False])
 def test_a_weak_reward_tilts_the_balance_by_kappa(capped):
-    kappa = 0.6 / (20 * lab.spread(P_0))
-    p = lab.perfect_rounds(Q, lab.advantages(0.6, P_0), 20.0, 6, 0.5, capped)[-1]
+    # The same noise without a reward: what is off there is the noise's.
+    kappa, w = 0.6 / (10 * lab.spread(P_0)), lab.advantages(0.6, P_0)(P_0)
+    shares = [lab.shares_of(lab.PerfectFit(Q, P_0, a, 10.0, capped), Q, 16384) for a in (w, 0 * w)]
     for target in (lab.tilt(P_0, kappa), lab.start_of_path(P_0, kappa)):
-        assert lab.total_variation(p, target) < 0.15 * lab.total_variation(P_0, target)
+        assert lab.total_variation(shares[0] - shares[1], target - P_0) < 0.15 * lab.total_variation(P_0, target)
 
 
 @pytest.mark.parametrize("kappa", [0.1, 1.5, 30.0])
