@@ -12,7 +12,8 @@ from test_run import ALL_METRICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / page for page in ("README.md", "cli/README.md", "docs/several.md", "docs/trainers-compared.md")),
+    *(ROOT / page for page in ("README.md", "cli/README.md")),
+    *(ROOT / "docs" / f"{page}.md" for page in ("several", "theory", "trainers-compared")),
     *ROOT.glob("plugins/*/*/README.md"),
 ]
 LINES = sorted(
