@@ -17,7 +17,14 @@ from orwcfm_core.trainer import State, Trainer
 from torch import Tensor
 
 REWARDS = torch.tensor([1.0, 0.7, 0.4, 0.2, 0.0], dtype=torch.float64)
-GEOMETRY: Mapping[str, Any] = {"name": "gmm", "dim": 2, "components": len(REWARDS), "radius": 3.0, "std": 0.5, "width": 32}
+GEOMETRY: Mapping[str, Any] = {
+    "name": "gmm",
+    "dim": 2,
+    "components": len(REWARDS),
+    "radius": 3.0,
+    "std": 0.5,
+    "width": 32,
+}
 SAMPLES, UPDATES = 1024, 50
 
 Weights = Callable[[Tensor], Tensor]
