@@ -32,11 +32,10 @@ def test_perfect_rounds_without_an_anchor_multiply_the_weights():
         assert lab.total_variation(p, lab.tilt(P_0, n)) < 0.01 + 0.01 * n
 
 
-@pytest.mark.parametrize("capped", [True, False])
-def test_a_weak_reward_tilts_the_balance_by_kappa(capped):
+def test_a_weak_reward_tilts_the_balance_by_kappa():
     # The same noise without a reward: what is off there is the noise's.
     kappa, w = 0.6 / (10 * lab.spread(P_0)), lab.advantages(0.6, P_0)(P_0)
-    shares = [lab.shares_of(lab.PerfectFit(Q, P_0, a, 10.0, capped), Q, 16384) for a in (w, 0 * w)]
+    shares = [lab.shares_of(lab.PerfectFit(Q, P_0, a, 10.0), Q, 8192) for a in (w, 0 * w)]
     for target in (lab.tilt(P_0, kappa), lab.start_of_path(P_0, kappa)):
         assert lab.total_variation(shares[0] - shares[1], target - P_0) < 0.15 * lab.total_variation(P_0, target)
 
@@ -65,15 +64,15 @@ def one_thread():
 
 @pytest.mark.slow
 def test_rounds_of_training_multiply_the_weights(one_thread):
-    run = {**theory.exponential(0.0, 2.0), "sampler": theory.HARD, "train": theory.FULLER}
+    run = {**theory.exponential(0.0, 2.0), "sampler": theory.HARD, "train": theory.FULL}
     *_, (_, p) = lab.shares_by_round(2, **run)
-    assert lab.total_variation(p, lab.tilt(P_0, 4.0)) < 0.1
+    assert lab.total_variation(p, lab.tilt(P_0, 4.0)) < 0.05
     assert lab.total_variation(P_0, lab.tilt(P_0, 4.0)) > 0.4
 
 
 @pytest.mark.slow
 def test_the_default_ends_where_perfect_fits_do(one_thread):
-    target = lab.perfect_rounds(Q, lab.advantages(0.6, P_0), 1.0, 10, 0.5)[-1]
-    *_, (_, p) = lab.shares_by_round(12, **theory.default(1.0), **theory.QUICK)
+    target = lab.perfect_rounds(Q, lab.advantages(0.6, P_0), 1.0, 8, 0.5)[-1]
+    *_, (_, p) = lab.shares_by_round(10, **theory.default(1.0), **theory.QUICK)
     assert lab.total_variation(p, target) < 0.05
     assert lab.total_variation(P_0, target) > 0.15
