@@ -391,5 +391,8 @@ def _explain(section: str, owner: str, model: type[ComponentConfig], error: Any)
         known = [*model.model_fields, *(_SHARED if section == "reward" else [])]
         return f"{section}.{option}: unknown option of '{owner}', {_hint(option, known)}"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch" and (about := model.model_fields[option].description):
+        # A regular expression is nothing to show to a user.
+        message = f"expected, {about[0].lower()}{about[1:].rstrip('.')}"
     got = "" if error["type"] == "missing" else f", got {error['input']!r}"
     return f"{section}.{option}: {message[0].lower()}{message[1:]}{got}"
