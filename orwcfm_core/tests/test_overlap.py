@@ -94,6 +94,7 @@ def several(state: State, shaky: Callable[[Tensor], Any], on_error: OnError) -> 
     state.components = replace(state.components, objective=Objective(terms), prompts=("a", "b"))
 
 
+# The default is frozen, so calls can share it.
 def trained(lab: Any, parts: int, shaky: Callable[[Tensor], Any], on_error: OnError = OnError()) -> Any:  # noqa: B008
     """Metrics and parameters after two rounds."""
     torch.manual_seed(3)

@@ -89,6 +89,7 @@ def failed(trainer: type[OrwCfm], failures: Any) -> list[str]:
     ],
 )
 def test_a_wrong_trainer_fails_its_check(trainer: type[OrwCfm], fails: list[str], failures: Any) -> None:
+    # The core may be tested without its plugins; these trainers are tried on this one.
     pytest.importorskip("orwcfm_backbone_gmm")
     assert failed(trainer, failures) == fails
 

@@ -102,6 +102,7 @@ class Sum(Regularizer):
     def __init__(self, parts: Mapping[str, Regularizer]) -> None:
         self.parts = parts
 
+    # Read-only here, where the base class has an attribute: it follows from the parts.
     @property
     def alpha(self) -> float:  # type: ignore[override]
         """The sum of the strengths as they are now; schedules change those of the parts."""

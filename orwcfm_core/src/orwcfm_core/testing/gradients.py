@@ -99,6 +99,7 @@ def one_update(trainer: OrwCfm, state: State) -> Update:
         drawn.append(draw(*args))
         return drawn[-1]
 
+    # In the place of a method, to see what it draws.
     trainer._draw = record  # type: ignore[assignment, method-assign]
     trainer.round(state)
     (batch,) = drawn

@@ -122,6 +122,7 @@ def test_pictures_from_folders_named_after_prompts(tmp_path: Path) -> None:
     picture(tmp_path / "a dog" / "1.png", 51)
     picture(tmp_path / "a cat" / "1.png", 255)
     picture(tmp_path / "a cat" / "2.jpg", 0)
+    # Ignored types: only what reading asks of a backbone is there.
     x_1, numbers = read_samples(tmp_path, Pictures(), ("a cat", "a dog"))  # type: ignore[arg-type]
     assert numbers == [0, 0, 1]
     torch.testing.assert_close(x_1.mean((1, 2, 3)), torch.tensor([1.0, 0.0, 0.2]))
