@@ -127,13 +127,14 @@ class OrwCfm(Trainer):
         E_{t, x_0}[ |w(x_1)| |v(t, x_t) - y_t|^2 + alpha R(v, v_ref) ],   x_t = (1-t) x_0 + t x_1
 
     with `y_t = u_t = x_1 - x_0` where w is positive: eq. 10 of the paper if all weights are. A negative weight turns
-    its term around, with the velocity v_old of the sampling policy:
+    its term around, with the mirror image of u_t about the velocity v_old of the sampling policy:
 
-        y_t = v_old + c (v_old - u_t),   c = min(1, |v_ref - u_t| / |v_old - u_t|)
+        y_t = v_ref + c (2 v_old - u_t - v_ref),   c = min(1, 2 |v_ref - u_t| / |2 v_old - u_t - v_ref|)
 
     With c = 1 it has, at v = v_old, the gradient of `w |v - u_t|^2`, but is bounded below, where that one sends the
-    policy to infinity (the idea of DiffusionNFT's negative branch). c keeps the push no longer than it was at the
-    reference; otherwise it would grow with v_old, round after round.
+    policy to infinity (the idea of DiffusionNFT's negative branch). That is so for as long as v_old is at most half as
+    far from the reference as u_t is. Beyond, c keeps the target within twice the distance of u_t from the reference;
+    otherwise it would move on with v_old, round after round.
 
     Squared norms are means over the dimensions of a sample, so that alpha means the same at every resolution.
 
@@ -312,9 +313,10 @@ class OrwCfm(Trainer):
             return batch.u_t
         y_t, rows = batch.u_t.clone(), batch.negative
         v_old = self._old_velocity(state, batch, rows) if v_old is None else v_old[rows]
-        away, limit = v_old - y_t[rows], mean_square(v_ref[rows] - y_t[rows])
-        c = (limit / mean_square(away).clamp_min(1e-12)).sqrt().clamp_max(1)
-        y_t[rows] = v_old + c.view(-1, *[1] * (away.ndim - 1)) * away
+        v_ref, u_t = v_ref[rows], batch.u_t[rows]
+        away = 2 * v_old - u_t - v_ref
+        c = 2 * (mean_square(v_ref - u_t) / mean_square(away).clamp_min(1e-12)).sqrt()
+        y_t[rows] = v_ref + c.clamp_max(1).view(-1, *[1] * (away.ndim - 1)) * away
         return y_t
 
     def _old_velocity(self, state: State, batch: Batch, rows: Tensor | slice = _ALL) -> Tensor:
