@@ -92,7 +92,7 @@ class PerfectFit(VelocityField):
         p: Shares of the sampling policy, `(K,)`.
         w: Weights of the components, `(K,)`.
         alpha: Strength of `w2`.
-        capped: Whether c is at most |v_ref - u_t| / |v_old - u_t|, as it is in training, or 1.
+        capped: Whether y_t is within 2 |v_ref - u_t| of v_ref, as it is in training, or anywhere.
         repeats: Steps.
         draws: Points, even.
     """
@@ -119,12 +119,13 @@ class PerfectFit(VelocityField):
         mass = self.p.responsibilities(t, x) * self.w.abs()
         fixed = (mass[:, ~rows, None] * means[:, ~rows]).sum(1) + self.alpha * v_ref
         u = means[:, rows, None] + std / variance.sqrt() * self.spread
-        limit = (v_ref[:, None, None] - u).norm(dim=-1, keepdim=True)
+        reference = v_ref[:, None, None]
+        limit = 2 * (reference - u).norm(dim=-1, keepdim=True)
         v = v_ref
         for _ in range(self.repeats):
-            away = v[:, None, None] - u
+            away = 2 * v[:, None, None] - u - reference
             c = (limit / away.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1) if self.capped else 1.0
-            mirrored = v[:, None] + (c * away).mean(2)
+            mirrored = v_ref[:, None] + (c * away).mean(2)
             v = (fixed + (mass[:, rows, None] * mirrored).sum(1)) / (mass.sum(1, keepdim=True) + self.alpha)
         return v
 

@@ -41,6 +41,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "theory.md"
 IMAGES = PAGE.parent / "images"
 REFERENCE = GaussianMixture(place_means(GEOMETRY["dim"], len(REWARDS), GEOMETRY["radius"]), GEOMETRY["std"])
 P_0 = REFERENCE.weights
+TAU = 0.8
+"""The default's."""
 
 FULL = {"samples": 4096, "updates": 600, "lr": 0.02}
 FULLER = {"samples": 2048, "updates": 200, "lr": 0.02}
@@ -52,7 +54,7 @@ LIMIT = 16
 Tables = dict[str, Mapping[str, Any]]
 
 
-def default(alpha: float, tau: float = 0.6) -> Tables:
+def default(alpha: float, tau: float = TAU) -> Tables:
     """orw-cfm as it comes, but for its strengths."""
     return {"weighting": {"name": "advantage", "tau": tau}, "reg": {"name": "w2", "alpha": alpha}}
 
@@ -106,7 +108,7 @@ def rounds_with_anchor(runs: Mapping[str, Sequence[Tensor]]) -> Iterator[str]:
     names = ("orw-cfm, exp, tau 1, alpha 0.3", "orw-cfm, alpha 0.5")
     perfect = (
         perfect_rounds(REFERENCE, exp_weights(1.0), 0.3, 24),
-        [perfect_rounds(REFERENCE, advantages(0.6, P_0), 0.5, LIMIT, 0.5)[-1]] * 21,
+        [perfect_rounds(REFERENCE, advantages(TAU, P_0), 0.5, LIMIT, 0.5)[-1]] * 21,
     )
     panels = [shares_panel(name, runs[name], expected, 1) for name, expected in zip(names, perfect, strict=True)]
     save(IMAGES / "theory-anchor.png", panels)
@@ -123,10 +125,10 @@ def targets(runs: Mapping[str, Sequence[Tensor]]) -> Iterator[str]:
     """Section 3: fixed points of the default against three predictions."""
     yield row("alpha", "measured shares", "to perfect fits", "to those without the cap", "to t = 0", "to the tilt")
     for alpha in (1.0, 0.5, 0.1):
-        p, kappa = runs[f"orw-cfm, alpha {alpha:g}"][-1], 0.6 / (alpha * spread(P_0))
+        p, kappa = runs[f"orw-cfm, alpha {alpha:g}"][-1], TAU / (alpha * spread(P_0))
         predicted = [
-            perfect_rounds(REFERENCE, advantages(0.6, P_0), alpha, LIMIT, 0.5)[-1],
-            perfect_rounds(REFERENCE, advantages(0.6, P_0), alpha, LIMIT, 0.5, capped=False)[-1],
+            perfect_rounds(REFERENCE, advantages(TAU, P_0), alpha, LIMIT, 0.5)[-1],
+            perfect_rounds(REFERENCE, advantages(TAU, P_0), alpha, LIMIT, 0.5, capped=False)[-1],
             start_of_path(P_0, kappa),
             tilt(P_0, kappa),
         ]

@@ -34,7 +34,7 @@ def test_perfect_rounds_without_an_anchor_multiply_the_weights():
 
 def test_a_weak_reward_tilts_the_balance_by_kappa():
     # The same noise without a reward: what is off there is the noise's.
-    kappa, w = 0.6 / (10 * lab.spread(P_0)), lab.advantages(0.6, P_0)(P_0)
+    kappa, w = theory.TAU / (10 * lab.spread(P_0)), lab.advantages(theory.TAU, P_0)(P_0)
     shares = [lab.shares_of(lab.PerfectFit(Q, P_0, a, 10.0), Q, 8192) for a in (w, 0 * w)]
     for target in (lab.tilt(P_0, kappa), lab.start_of_path(P_0, kappa)):
         assert lab.total_variation(shares[0] - shares[1], target - P_0) < 0.15 * lab.total_variation(P_0, target)
@@ -72,7 +72,7 @@ def test_rounds_of_training_multiply_the_weights(one_thread):
 
 @pytest.mark.slow
 def test_the_default_ends_where_perfect_fits_do(one_thread):
-    target = lab.perfect_rounds(Q, lab.advantages(0.6, P_0), 1.0, 8, 0.5)[-1]
+    target = lab.perfect_rounds(Q, lab.advantages(theory.TAU, P_0), 1.0, 8, 0.5)[-1]
     *_, (_, p) = lab.shares_by_round(10, **theory.default(1.0), **theory.QUICK)
     assert lab.total_variation(p, target) < 0.05
     assert lab.total_variation(P_0, target) > 0.15

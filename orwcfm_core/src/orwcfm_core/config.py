@@ -90,7 +90,7 @@ class AdvantageConfig(TauConfig):
     """Signed, centred per prompt, clipped."""
 
     name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped.")
-    tau: float = Field(0.6, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
+    tau: float = Field(0.8, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
     clip: float = Field(3.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
 
 
@@ -221,7 +221,7 @@ class CombineConfig(ComponentConfig):
 class TrainConfig(ComponentConfig):
     """Options that every trainer has."""
 
-    rounds: int = Field(60, ge=1, description="Rounds of sampling, scoring and updating.")
+    rounds: int = Field(80, ge=1, description="Rounds of sampling, scoring and updating.")
     samples: int = Field(128, ge=2, le=1_000_000, description="Samples per round.")
     group: int | None = Field(None, ge=2, description="Samples per prompt in a round; unset: prompts share them.")
     updates: int = Field(4, ge=1, le=1_000_000, description="Updates per round, each on all of its samples.")
