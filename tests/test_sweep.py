@@ -14,6 +14,9 @@ import pytest
 import torch
 from browser import measured_in_a_browser
 from commandline import ORWCFM
+from orwcfm_cli.options import read_toml
+from orwcfm_cli.sweep_folder import Plan, resolve_all
+from orwcfm_cli.sweep_grid import Grid
 from test_run import GMM, checkpoint, metrics, metrics_so_far, without_times
 
 SMALL = (*GMM, "--set", "train.eval_samples=64")
@@ -34,6 +37,45 @@ def wait_for_rounds(runs: list[Path], rounds: int) -> None:
 
 def rows(sweep: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((sweep / "results.csv").read_text().splitlines()))
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).parents[1] / "docs" / "recipes").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_every_recipe_can_be_swept(recipe):
+    tables = read_toml(recipe)
+    grid = Grid.of_table(tables.pop("grid"))
+    assert len(resolve_all(Plan(tables, grid, 1))) == len(grid.combinations())
+    assert len(grid.axes["train.seed"]) == 3
+
+
+@pytest.mark.slow
+def test_the_grid_may_be_in_the_file(orwcfm, tmp_path):
+    (tmp_path / "grid.toml").write_text('[grid]\n"reg.alpha" = [0.1, 1]\ntrain.seed = [3]\n')
+    line = ("sweep", *SMALL, "--rounds", 1, "--config", "grid.toml", "--out", "sweep", "--grid", "seed=4,5")
+    orwcfm(*line, OMP_NUM_THREADS="1")
+    assert [(row["reg.alpha"], row["train.seed"]) for row in rows(tmp_path / "sweep")] == [
+        ("0.1", "4"),
+        ("0.1", "5"),
+        ("1.0", "4"),
+        ("1.0", "5"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[grid]\nalpha = 1\n", "[grid] alpha: expected a list of values, got 1"),
+        ("[grid]\nalpha = []\n", "--grid alpha=[]: there is an empty value"),
+        ("[grid]\nreg = [1979-05-27]\n", "[grid] reg: expected a list of values"),
+    ],
+)
+def test_a_wrong_grid_in_the_file_is_one_line(orwcfm, tmp_path, text, said):
+    (tmp_path / "grid.toml").write_text(text)
+    done = orwcfm("sweep", *SMALL, "--config", "grid.toml", "--out", "sweep", code=2)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.slow

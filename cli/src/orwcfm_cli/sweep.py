@@ -40,9 +40,14 @@ def sweep(
         _alone({**given, "grid": grid, "out": out})
         result = go_on(resume, processes)
     else:
-        if not grid or not out:
-            raise UserError("a sweep needs --grid OPTION=VALUE,VALUE and --out FOLDER, in which the same line goes on")
-        result = start(out, asked_for(given), Grid.parse(grid), processes)
+        base = asked_for(given)
+        axes = Grid.of_table(base.pop("grid", {})).axes
+        if not (grid or axes) or not out:
+            raise UserError(
+                "a sweep needs --grid OPTION=VALUE,VALUE, or [grid] in the file of --config, and --out FOLDER, in "
+                "which the same line goes on"
+            )
+        result = start(out, base, Grid({**axes, **Grid.parse(grid).axes}), processes)
     failed = result["failed"]
     print_result(result if as_json else {**result, "failed": len(failed)}, as_json)
     if failed:

@@ -10,13 +10,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
 from typing import Any
 
 from orwcfm_core.config import SECTIONS
 from orwcfm_core.errors import UserError
 from orwcfm_core.layers import layered
 
-from orwcfm_cli.options import Tables, put
+from orwcfm_cli.options import Tables, flat, put
 from orwcfm_cli.run_options import FLAGS
 
 __all__ = ["MOST_RUNS", "SEED", "Combination", "Grid", "text_of"]
@@ -81,6 +82,21 @@ class Grid:
             raise UserError("\n".join(errors))
         return cls(axes)
 
+    @classmethod
+    def of_table(cls, table: Mapping[str, Any]) -> Grid:
+        """Read section `[grid]` of a file: a list of values by option.
+
+        Raises:
+            UserError: A line for every mistake.
+        """
+        lists = flat(table)
+        wrong = [
+            f"[grid] {option}: expected a list of values, got {v!r}" for option, v in lists.items() if not _list(v)
+        ]
+        if wrong:
+            raise UserError("\n".join(wrong))
+        return cls.parse([f"{option}={json.dumps(values)}" for option, values in lists.items()])
+
     @property
     def short(self) -> dict[str, str]:
         """Options by what they are called in names and on pages: their last word, where that is theirs alone.
@@ -137,6 +153,11 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     if twice:
         raise UserError(f"--grid {text}: {', '.join(twice)} is there twice")
     return option, values
+
+
+def _list(value: Any) -> bool:
+    """Whether a value of a file is a list that JSON can write."""
+    return isinstance(value, list) and not any(isinstance(v, date | time) for v in value)
 
 
 def _json(text: str, listed: str) -> list[Any]:
