@@ -1,0 +1,86 @@
+"""How a run's model shares its samples among the classes that its prompt names, against the reference's shares.
+
+    orwcfm sweep --reward clip-score --reg w2 --alpha 0.1 --grid seed=0,1,2,3,4 --processes 2 --out footwear
+    python benchmarks/shares.py footwear --prompt footwear
+
+For each run of the sweeps it prints the mean probability of the prompt's classes by the held-out classifier, the shares
+of samples of which each of these classes is the likeliest, among those of which any is, and half the sum of absolute
+differences from the reference's shares: the total variation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from orwcfm_cli.folder import RunFolder
+from orwcfm_cli.trained import Trained
+from orwcfm_reward_classifier.reward import load, prepare
+from orwcfm_reward_classifier.vocabulary import CLASSES
+from torch import Tensor
+
+BATCH = 256
+
+
+@torch.no_grad()
+def likely(model: Trained, prompt: str, data: str, count: int, reference: bool) -> Tensor:
+    """The classifier's probabilities of each class for the same noise each time, `(count, 10)`."""
+    classifier = load(data).classifier.to(model.device)
+    generator = torch.Generator().manual_seed(1_000_000_007)
+    found = []
+    for _ in range(count // BATCH):
+        noise = torch.randn(BATCH, *model.backbone.sample_shape, generator=generator).to(model.device)
+        images = model.backbone.to_images(model.draw(reference, noise, [prompt] * BATCH))
+        found.append(classifier(prepare(images)).softmax(1).double().cpu())
+    return torch.cat(found)
+
+
+def shares(p: Tensor, classes: list[int]) -> Tensor:
+    """Shares of samples of which each class is the likeliest, among those of `classes`."""
+    counts = torch.bincount(p.argmax(1), minlength=p.shape[1])[classes].double()
+    return counts / counts.sum()
+
+
+def runs_in(sweeps: Iterable[Path]) -> Iterable[Path]:
+    for sweep in sweeps:
+        yield from sorted(path for path in (sweep / "runs").iterdir() if (path / "final.json").is_file())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", nargs="+", type=Path)
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--data", choices=list(CLASSES), default="fashion")
+    parser.add_argument("--samples", type=int, default=4096)
+    args = parser.parse_args()
+    classes = sorted(load(args.data).vocabulary.named(args.prompt))
+    names = [CLASSES[args.data][k] for k in classes]
+    print(f"| run | judge | {' | '.join(names)} | total variation |")
+    print("|---" * (len(names) + 3) + "|")
+    expected, judged, distances = None, [], []
+    for path in runs_in(args.sweeps):
+        folder = RunFolder.open(path)
+        model = Trained.load(folder, folder.read_config())
+        if expected is None:
+            p = likely(model, args.prompt, args.data, args.samples, reference=True)
+            expected = shares(p, classes)
+            print(row("reference", p[:, classes].sum(1).mean(), expected, None))
+        p = likely(model, args.prompt, args.data, args.samples, reference=False)
+        found = shares(p, classes)
+        judged.append(float(p[:, classes].sum(1).mean()))
+        distances.append(float((found - expected).abs().sum()) / 2)
+        print(row(path.name, judged[-1], found, distances[-1]), flush=True)
+    print(f"\nmean judge {statistics.mean(judged):.3f} (least {min(judged):.3f}), ", end="")
+    print(f"mean total variation {statistics.mean(distances):.3f} (most {max(distances):.3f})")
+
+
+def row(name: str, judge: float | Tensor, found: Tensor, distance: float | None) -> str:
+    cells = [name, f"{judge:.3f}", *(f"{share:.3f}" for share in found.tolist())]
+    return f"| {' | '.join(cells)} | {'' if distance is None else f'{distance:.3f}'} |"
+
+
+if __name__ == "__main__":
+    main()
