@@ -122,7 +122,7 @@ def test_a_sweep_makes_runs_results_and_a_report_and_grows(orwcfm, tmp_path):
 
     changed = orwcfm(*line, "alpha=1", "--tau", 2, "--rounds", 3, code=2).stderr
     assert "train.rounds: was 2, is 3; a sweep's base cannot change" in changed
-    assert "weighting.tau: was 0.6, is 2.0" in changed
+    assert "weighting.tau: was 0.8, is 2.0" in changed
     other = ("sweep", *SMALL, "--rounds", 2, "--out", "sweep", "--grid", "tau=1,2")
     assert "this sweep is over train.seed, reg.alpha" in orwcfm(*other, code=2).stderr
 
@@ -202,7 +202,7 @@ def test_a_failing_run_does_not_stop_the_others(orwcfm, tmp_path):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--grid", "alpha=0,1"), "a sweep needs --grid OPTION=VALUE,VALUE and --out FOLDER"),
+        (("--grid", "alpha=0,1"), "a sweep needs --grid OPTION=VALUE,VALUE, or [grid] in the file"),
         (("--out", "s"), "a sweep needs --grid"),
         (("--out", "s", "--grid", "alpha"), "expected OPTION=VALUE,VALUE"),
         (("--out", "s", "--grid", "alpa=1"), "did you mean 'alpha'"),

@@ -35,7 +35,7 @@ def test_a_trainer_suggests_what_it_is_meant_for_and_the_user_has_the_last_word(
     )
     assert (tables["weighting"]["fraction"], tables["reg"]["alpha"], tables["sampler"]["ema"]) == (0.5, 0.2, 0.9)
     tables = printed("--trainer", "awm", "--weighting", "advantage", "--reg", "kl")
-    assert (tables["weighting"]["tau"], tables["reg"]["alpha"], tables["reg"]["anchor"]) == (0.6, 0.1, "reference")
+    assert (tables["weighting"]["tau"], tables["reg"]["alpha"], tables["reg"]["anchor"]) == (0.8, 0.1, "reference")
     tables = printed("--trainer", "flow-grpo", "--reg", "w2:0.1", "--reg", "kl:0.2")
     assert (tables["reg"]["w2"]["alpha"], tables["reg"]["kl"]["alpha"]) == (0.1, 0.2)
     assert printed("--trainer", "orw-cfm") == printed()
@@ -100,7 +100,7 @@ def test_schedules_and_anchors_survive_a_resume(tmp_path):
     options += ("weighting.tau_end=2", "train.checkpoint_every=2")
     args = ["run", *GMM, *SMALL, *(word for option in options for word in ("--set", option)), "--rounds", "4"]
     whole = resumed_exactly(args, tmp_path)
-    assert [row["tau"] for row in rows(whole)] == pytest.approx([0.6, 0.95, 1.65, 2.0])
+    assert [row["tau"] for row in rows(whole)] == pytest.approx([0.8, 1.1, 1.7, 2.0])
     assert len({row["alpha"] for row in rows(whole)}) > 2
     assert tomllib.loads((whole / "run.toml").read_text())["reg"]["anchor"] == "both"
 
