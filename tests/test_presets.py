@@ -20,7 +20,7 @@ def test_paper_has_the_settings_of_the_authors_code() -> None:
     found = config("--preset", "paper")
     assert found["weighting"] == {"name": "exp", "schedule": "constant", "tau": 0.5}
     assert (found["reg"]["name"], found["reg"]["alpha"]) == ("w2", 1.0)
-    assert (found["sampler"]["steps"], found["sampler"]["ema"]) == (100, 0.0)
+    assert [found["sampler"][option] for option in ("name", "steps", "shift", "ema")] == ["euler", 100, 1.0, 0.0]
     assert (found["train"]["updates"], found["train"]["precision"]) == (1, "fp32")
     assert (found["train"]["coupling"], found["train"]["decay"]) == ("independent", 1.0)
 

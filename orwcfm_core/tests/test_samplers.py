@@ -11,7 +11,7 @@ import torch
 from orwcfm_core.backbone import Condition, VelocityField
 from orwcfm_core.config import AdaptiveConfig, FixedStepConfig
 from orwcfm_core.errors import RunError
-from orwcfm_core.sampler import Dopri5, Sampler, build_sampler
+from orwcfm_core.sampler import Dopri5, Euler, Sampler, build_sampler
 from torch import Tensor
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
@@ -66,6 +66,27 @@ def test_error_falls_with_the_order_of_the_method(name: str, order: int, field: 
     ]
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(-order, abs=0.1)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_steps_are_shorter_near_noise_with_a_shift(shift: float) -> None:
+    times = Euler(8, shift).times
+    # As Stable Diffusion 3 has it, for the share of noise, 1 - t.
+    noise = [shift * s / (1 + (shift - 1) * s) for s in (1 - i / 8 for i in range(9))]
+    assert times == pytest.approx([1 - s for s in noise])
+    assert (times[0], times[-1]) == (0.0, 1.0)
+    first, last = times[1], 1 - times[-2]
+    assert (first < last) == (shift > 1)
+    assert (first > last) == (shift < 1)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_a_shift_changes_the_way_and_not_the_end(name: str) -> None:
+    noise = start()
+    shifted = build_sampler(FixedStepConfig(name=name, steps=200, shift=3.0))  # type: ignore[arg-type]
+    torch.testing.assert_close(shifted.sample(Swing(), noise, {}).x_1, swing(noise), rtol=1e-2, atol=1e-2)
+    few = build_sampler(FixedStepConfig(name=name, steps=3, shift=3.0))  # type: ignore[arg-type]
+    assert not torch.equal(few.sample(Swing(), noise, {}).x_1, fixed(name, 3).sample(Swing(), noise, {}).x_1)
 
 
 @pytest.mark.parametrize("name", ORDERS)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from data import load
+from orwcfm_backbone_unet.backbone import load_network
 from orwcfm_backbone_unet.network import UNet
 from safetensors.torch import save_file
 
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("name", choices=["fashion", "mnist"])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--start", help="weights to go on from: fashion, mnist or the path of a file")
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -34,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     images, labels = load(args.data, "train")
-    net = UNet()
+    net = load_network(args.start)[0] if args.start else UNet()
     ema = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     warmup = 500

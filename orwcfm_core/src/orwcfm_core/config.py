@@ -49,10 +49,16 @@ class SamplerConfig(ComponentConfig):
 
 
 class FixedStepConfig(SamplerConfig):
-    """A solver with equal steps."""
+    """A solver with a given number of steps."""
 
-    name: Literal["euler", "midpoint", "heun", "rk4"] = Field("euler", description="Solver with equal steps.")
+    name: Literal["euler", "midpoint", "heun", "rk4"] = Field("euler", description="Solver with fixed steps.")
     steps: int = Field(10, ge=1, le=10_000, description="Steps from noise to data.")
+    shift: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="Over 1, steps are shorter near noise: t / (t + shift (1 - t)); 1 is equal steps.",
+    )
 
 
 class AdaptiveConfig(SamplerConfig):

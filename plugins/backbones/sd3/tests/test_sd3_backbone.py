@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from orwcfm_backbone_sd3.backbone import Sd3Backbone
 from orwcfm_backbone_sd3.plugin import Config, orwcfm_backbones, suggest
 from orwcfm_core.errors import UserError
@@ -71,9 +71,11 @@ def test_guidance_extrapolates_from_the_empty_prompt(folder, original):
     torch.testing.assert_close(v, -(f_null + 2.5 * (f - f_null)), atol=1e-5, rtol=1e-5)
 
 
-def test_euler_sampling_is_that_of_the_diffusers_pipeline(folder, original):
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_euler_sampling_is_that_of_the_diffusers_pipeline(folder, original, shift, monkeypatch):
     backbone, noise, steps = build(folder, guidance=3.0), latents(2), 10
-    ours = Euler(steps).sample(backbone.policy(), noise, backbone.encode(PROMPTS[:2])).x_1
+    monkeypatch.setattr(original, "scheduler", FlowMatchEulerDiscreteScheduler(shift=shift))
+    ours = Euler(steps, shift).sample(backbone.policy(), noise, backbone.encode(PROMPTS[:2])).x_1
     options = {"latents": noise, "guidance_scale": 3.0, "sigmas": [1 - i / steps for i in range(steps)]}
     original.set_progress_bar_config(disable=True)
     size = {"height": 32, "width": 32}

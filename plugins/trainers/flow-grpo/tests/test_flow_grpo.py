@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 import torch
 from orwcfm_core.errors import UserError
 from orwcfm_core.orw_cfm import Weighed
-from orwcfm_core.sampler import Dopri5
+from orwcfm_core.sampler import Dopri5, Euler
 from orwcfm_core.testing.gradients import one_update, trainer_on_gmm
 from orwcfm_core.trainer import State
 from orwcfm_trainer_flow_grpo.transition import Transition
@@ -23,24 +22,26 @@ def advantage(scores: Tensor) -> Tensor:
     return (scores - scores.mean()) / scores.std(correction=0)
 
 
-def paper(t: Tensor, x: Tensor, v: Tensor, h: float) -> tuple[Tensor, Tensor]:
+def paper(t: Tensor, end: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a step as the paper writes it: s = 1 - t falls by h, its velocity is -v."""
-    s, u = 1 - t, -v
-    sigma = NOISE * (s / (1 - s.clamp(max=1 - h))).sqrt()
+    s, h, u = 1 - t, end - t, -v
+    sigma = NOISE * (s / (1 - torch.where(s == 1, 1 - end, s))).sqrt()
     drift = u + (sigma**2 / (2 * s))[:, None] * (x + (1 - s)[:, None] * u)
-    return x - h * drift, sigma * math.sqrt(h)
+    return x - h[:, None] * drift, sigma * h.sqrt()
 
 
-def steps(n: int = 20, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def steps(shift: float = 1.0, n: int = 20, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
-    t = torch.randint(STEPS, (n,), generator=g).double() / STEPS
-    return t, *torch.randn((2, n, 3), generator=g, dtype=torch.float64)
+    k = torch.randint(STEPS, (n,), generator=g)
+    times = torch.tensor(Euler(STEPS, shift).times, dtype=torch.float64)
+    return times[k], times[k + 1], *torch.randn((2, n, 3), generator=g, dtype=torch.float64)
 
 
-def test_a_step_is_the_papers() -> None:
-    t, x, v = steps()
-    step = Transition.at(t, 1 / STEPS, NOISE)
-    mean, std = paper(t, x, v, 1 / STEPS)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_step_is_the_papers(shift: float) -> None:
+    t, end, x, v = steps(shift)
+    step = Transition.at(t, end, NOISE)
+    mean, std = paper(t, end, x, v)
     torch.testing.assert_close(step.step(x, v, torch.zeros_like(x)), mean)
     torch.testing.assert_close(step.std, std)
     noise = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -48,23 +49,30 @@ def test_a_step_is_the_papers() -> None:
 
 
 def test_log_probabilities_are_those_of_a_normal_distribution() -> None:
-    t, x, v = steps()
-    step = Transition.at(t, 1 / STEPS, NOISE)
+    t, end, x, v = steps()
+    step = Transition.at(t, end, NOISE)
     x_next = x + 0.1 * v.flip(0)
-    mean, std = paper(t, x, v, 1 / STEPS)
+    mean, std = paper(t, end, x, v)
     expected = Normal(mean, std[:, None]).log_prob(x_next).mean(1)
     torch.testing.assert_close(step.log_prob(v, step.velocity(x, x_next)), expected)
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("clip", [0.005, 0.5])
-def test_the_gradient_is_that_of_the_clipped_ratio(clip: float) -> None:
+def test_the_gradient_is_that_of_the_clipped_ratio(clip: float, shift: float) -> None:
     trainer, state = trainer_on_gmm("flow-grpo", {"clip_range": clip}, advantage, alpha=0.2, steps=STEPS)
+    state.components.sampler = sampler = Euler(STEPS, shift)
+    state = trainer.start(state.components, state.ema.decay, torch.device("cpu"))
     at = one_update(trainer, state)
-    assert set((at.t * STEPS).round().tolist()) == set(range(STEPS))
-    no_noise, _ = paper(at.t, at.x_t, at.u_t, 1 / STEPS)
+    times = torch.tensor(sampler.times)
+    k = torch.searchsorted(times, at.t.float())
+    assert set(k.tolist()) == set(range(STEPS))
+    assert torch.equal(times[k].double(), at.t)
+    end = times[k + 1].double()
+    no_noise, _ = paper(at.t, end, at.x_t, at.u_t)
     log_p, log_old = (
         Normal(mean, std[:, None]).log_prob(no_noise).mean(1)
-        for mean, std in (paper(at.t, at.x_t, v, 1 / STEPS) for v in (at.v, at.v_old))
+        for mean, std in (paper(at.t, end, at.x_t, v) for v in (at.v, at.v_old))
     )
     ratio = (log_p - log_old).exp()
     outside = torch.where(at.w > 0, ratio > 1 + clip, ratio < 1 - clip)
@@ -89,7 +97,7 @@ def test_the_steps_of_a_path_belong_together_and_to_their_weight() -> None:
     sample = torch.arange(32).repeat_interleave(2)
     torch.testing.assert_close(batch.x_t, path[sample, k])
     torch.testing.assert_close(batch.w, weights[sample])
-    step = Transition.at(batch.t, 1 / STEPS, NOISE)
+    step = Transition.at(batch.t, torch.tensor([1, 2, 3, 4, 5])[k] / STEPS, NOISE)
     torch.testing.assert_close(
         step.step(batch.x_t, batch.u_t, torch.zeros_like(batch.x_t)), path[sample, k + 1], rtol=1e-4, atol=1e-5
     )

@@ -47,15 +47,21 @@ class FlowGrpo(VelocityTrainer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.steps = 0
+        self.times = torch.zeros(0)
+        """Where the sampler's steps begin and end, `(K + 1,)`."""
 
     def start(self, components: Components, ema_decay: float, device: torch.device) -> State:
         if not isinstance(components.sampler, FixedStep):
             raise UserError("trainer flow-grpo: needs a sampler with a fixed number of steps, such as euler")
-        self.steps = components.sampler.steps
+        self.times = torch.tensor(components.sampler.times, device=device)
         if self.steps < 2:
             raise UserError("trainer flow-grpo: needs at least 2 steps; the last one has hardly any noise")
         return super().start(components, ema_decay, device)
+
+    @property
+    def steps(self) -> int:
+        """Number K of steps of a path."""
+        return len(self.times) - 1
 
     def collect(self, state: State) -> Rollout:
         prompts, groups = self._prompts(state)
@@ -78,16 +84,16 @@ class FlowGrpo(VelocityTrainer):
         """A step of each path, `(N, K + 1, *)`: its time, where it starts, and the velocity that it went with."""
         k = (stratified_times(len(x_1), state.generator) * self.steps).long().clamp_max(self.steps - 1)
         rows = torch.arange(len(x_1), device=x_1.device)
-        t, x_t = k / self.steps, x_1[rows, k]
-        return t, x_t, self._transition(t).velocity(x_t, x_1[rows, k + 1])
+        x_t = x_1[rows, k]
+        return self.times[k], x_t, self._transition(k).velocity(x_t, x_1[rows, k + 1])
 
     def loss(self, at: Velocities) -> Tensor:
-        step = self._transition(at.t)
+        step = self._transition(torch.searchsorted(self.times, at.t))
         log_ratio = step.log_prob(at.v, at.u_t) - step.log_prob(at.v_old, at.u_t)
         return clipped_surrogate(at.w, log_ratio, self.config.clip_range)
 
-    def _transition(self, t: Tensor) -> Transition:
-        return Transition.at(t, 1 / self.steps, self.config.noise)
+    def _transition(self, k: Tensor) -> Transition:
+        return Transition.at(self.times[k], self.times[k + 1], self.config.noise)
 
     @torch.no_grad()
     def _walk(self, state: State, noise: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -105,8 +111,8 @@ class FlowGrpo(VelocityTrainer):
         condition, x = backbone.encode(prompts), noise[:, 0]
         path = [x]
         for k in range(self.steps):
-            t = torch.full((len(x),), k / self.steps, dtype=x.dtype, device=x.device)
-            v = backbone.policy().velocity(t, x, condition).float()
-            x = self._transition(t).step(x, v, noise[:, k + 1])
+            rows = torch.full((len(x),), k, device=x.device)
+            v = backbone.policy().velocity(self.times[rows], x, condition).float()
+            x = self._transition(rows).step(x, v, noise[:, k + 1])
             path.append(x)
         return torch.stack(path, dim=1)

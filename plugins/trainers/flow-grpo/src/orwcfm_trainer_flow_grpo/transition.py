@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = ["Transition"]
 
 
 class Transition(NamedTuple):
-    """The step from x at time t to x' at t + h: `x' ~ N(keep x + move v, std^2 I)`.
+    """The step from x at time t to x' at time t' = t + h: `x' ~ N(keep x + move v, std^2 I)`.
 
     On x_t = (1-t) x_0 + t x_1 with Gaussian x_0, the score is (t v - x) / (1-t), and
 
@@ -21,7 +22,7 @@ class Transition(NamedTuple):
 
         keep = 1 - h s,   move = h (1 + s t),   std = sigma_t sqrt(h),   s = sigma_t^2 / (2 (1-t))
 
-    In the first step, where sigma_t is infinite, the t below its fraction line is h.
+    In the first step, where sigma_t is infinite, the t below its fraction line is t'.
 
     References:
         Flow-GRPO: Training Flow Matching Models via Online RL (Liu et al., 2025), arXiv:2505.05470
@@ -37,15 +38,16 @@ class Transition(NamedTuple):
     std: Tensor
 
     @classmethod
-    def at(cls, t: Tensor, h: float, noise: float) -> Transition:
-        """The step that starts at some times.
+    def at(cls, t: Tensor, end: Tensor, noise: float) -> Transition:
+        """The steps between some times.
 
         Args:
-            t: `(N,)`, at most 1 - h.
-            h: Its size.
+            t: Where they begin, `(N,)`, less than 1.
+            end: Where they end, `(N,)`, at most 1.
             noise: Noise level.
         """
-        variance = noise**2 * (1 - t) / t.clamp_min(h)
+        h = end - t
+        variance = noise**2 * (1 - t) / torch.where(t > 0, t, end)
         s = variance / (2 * (1 - t))
         return cls(1 - h * s, h * (1 + s * t), (variance * h).sqrt())
 
