@@ -1,4 +1,4 @@
-"""Line charts as PNG pictures, drawn with Pillow."""
+"""Line and bar charts as PNG pictures, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Series:
         x: Abscissas.
         y: Ordinates.
         dots: Whether they are dots, or else a line.
+        width: Of bars that they are instead, in units of x; 0 for none.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     dots: bool = False
+    width: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,13 @@ def _draw(panel: Panel) -> Image.Image:
     _axes(draw, panel, font)
     for series in panel.series:
         points = [panel.place(x, y) for x, y in zip(series.x, series.y, strict=True)]
-        if series.dots:
+        if series.width:
+            for x, y in zip(series.x, series.y, strict=True):
+                low = panel.place(x - series.width / 2, panel.ticks[1][0])
+                draw.rectangle(
+                    (low[0], panel.place(x, y)[1], panel.place(x + series.width / 2, y)[0], low[1]), fill=series.colour
+                )
+        elif series.dots:
             for x, y in points:
                 draw.ellipse((x - 3.5 * SCALE, y - 3.5 * SCALE, x + 3.5 * SCALE, y + 3.5 * SCALE), fill=series.colour)
         else:

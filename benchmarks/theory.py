@@ -8,9 +8,7 @@ One thread of the CPU, about 5 minutes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,11 +32,11 @@ from laboratory import (
 from orwcfm_backbone_gmm.mixture import GaussianMixture, place_means
 from orwcfm_core.backbone import VelocityField
 from orwcfm_core.trainer import State
+from page import DOCS, IMAGES, row, write
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-PAGE = Path(__file__).parents[1] / "docs" / "theory.md"
-IMAGES = PAGE.parent / "images"
+PAGE = DOCS / "theory.md"
 REFERENCE = GaussianMixture(place_means(GEOMETRY["dim"], len(REWARDS), GEOMETRY["radius"]), GEOMETRY["std"])
 P_0 = REFERENCE.weights
 TAU = 0.8
@@ -239,27 +237,13 @@ def listed(p: Tensor) -> str:
     return " ".join(f"{share:.3f}".lstrip("0") if share < 0.9995 else "1.00" for share in p.tolist())
 
 
-def row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def write(name: str, lines: Iterator[str]) -> None:
-    """Print a table, and put it into the page between its marks."""
-    head, *rest = lines
-    text = "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rest])
-    print(f"{name}\n\n{text}\n", flush=True)
-    page = PAGE.read_text()
-    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    PAGE.write_text(marks.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page))
-
-
 def main() -> None:
-    write("rounds", rounds_without_anchor())
+    write(PAGE, "rounds", rounds_without_anchor())
     runs = {name: [p for _, p in shares_by_round(n, **tables)] for name, (n, tables) in TRAINERS.items()}
-    write("anchor", rounds_with_anchor(runs))
-    write("targets", targets(runs))
-    write("bounds", bounds())
-    write("tilts", tilts(runs))
+    write(PAGE, "anchor", rounds_with_anchor(runs))
+    write(PAGE, "targets", targets(runs))
+    write(PAGE, "bounds", bounds())
+    write(PAGE, "tilts", tilts(runs))
 
 
 if __name__ == "__main__":
