@@ -163,7 +163,7 @@ def test_sampling_goes_on_while_a_slow_reward_scores(lab: Any) -> None:
 
     def slow(x: Tensor) -> Tensor:
         # This part's own evaluations, and the first of the next part, which is being drawn meanwhile.
-        for _ in range(sampler.steps + (len(scored) == 0) - (len(scored) == 3)):
+        for _ in range(len(sampler.times) - 1 + (len(scored) == 0) - (len(scored) == 3)):
             assert drawn.acquire(timeout=PATIENCE)
         scored.append(len(x))
         return x[:, 0]

@@ -52,8 +52,8 @@ def pendulum(x: Tensor) -> Tensor:
 FIELDS = {"swing": (Swing, swing), "pendulum": (Pendulum, pendulum)}
 
 
-def fixed(name: Any, steps: int) -> Sampler:
-    return build_sampler(FixedStepConfig(name=name, steps=steps))
+def fixed(name: Any, steps: int, shift: float = 1.0) -> Sampler:
+    return build_sampler(FixedStepConfig(name=name, steps=steps, shift=shift))
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -83,10 +83,10 @@ def test_steps_are_shorter_near_noise_with_a_shift(shift: float) -> None:
 @pytest.mark.parametrize("name", ORDERS)
 def test_a_shift_changes_the_way_and_not_the_end(name: str) -> None:
     noise = start()
-    shifted = build_sampler(FixedStepConfig(name=name, steps=200, shift=3.0))  # type: ignore[arg-type]
-    torch.testing.assert_close(shifted.sample(Swing(), noise, {}).x_1, swing(noise), rtol=1e-2, atol=1e-2)
-    few = build_sampler(FixedStepConfig(name=name, steps=3, shift=3.0))  # type: ignore[arg-type]
-    assert not torch.equal(few.sample(Swing(), noise, {}).x_1, fixed(name, 3).sample(Swing(), noise, {}).x_1)
+    shifted = fixed(name, 200, 3.0).sample(Swing(), noise, {}).x_1
+    torch.testing.assert_close(shifted, swing(noise), rtol=1e-2, atol=1e-2)
+    few, equal = (fixed(name, 3, shift).sample(Swing(), noise, {}).x_1 for shift in (3.0, 1.0))
+    assert not torch.equal(few, equal)
 
 
 @pytest.mark.parametrize("name", ORDERS)
