@@ -23,16 +23,18 @@ _EACH = {"fashion": ("a sandal", "a sneaker", "a boot"), "mnist": ("zero", "two"
 
 
 def suggest(config: Config, prompts: tuple[str, ...]) -> Suggestions:
-    """Prompts, models and a judge that fit the pictures this backbone draws."""
+    """Prompts, models, a judge and steps that fit the pictures this backbone draws."""
+    run = {"sampler": {"shift": 3.0}}
     data = data_of(config.weights)
     if data is None:
-        return Suggestions()
+        return Suggestions(run=run)
     default = _EACH[data] if config.conditional else (_PROMPTS[data],)
     named = all(VOCABULARY[data].named(prompt) for prompt in prompts or default)
     return Suggestions(
         prompts=default,
         heldout=("class-probability", "clip-score") if named else ("clip-score",),
         rewards={"clip-score": {"model": "small"}, "class-probability": {"model": data}},
+        run=run,
     )
 
 
