@@ -21,7 +21,7 @@ def test_paper_has_the_settings_of_the_authors_code() -> None:
     assert found["weighting"] == {"name": "exp", "schedule": "constant", "tau": 0.5}
     assert (found["reg"]["name"], found["reg"]["alpha"]) == ("w2", 1.0)
     assert [found["sampler"][option] for option in ("name", "steps", "shift", "ema")] == ["euler", 100, 1.0, 0.0]
-    assert (found["train"]["updates"], found["train"]["precision"]) == (1, "fp32")
+    assert [found["train"][option] for option in ("updates", "lr", "precision")] == [1, 2e-4, "fp32"]
     assert (found["train"]["coupling"], found["train"]["decay"]) == ("independent", 1.0)
 
 

@@ -235,7 +235,7 @@ class TrainConfig(ComponentConfig):
     coupling: Literal["independent", "optimal-transport"] = Field(
         "independent", description="How noise is paired with samples."
     )
-    lr: float = Field(2e-4, gt=0, le=1, description="Learning rate of AdamW.")
+    lr: float = Field(5e-4, gt=0, le=1, description="Learning rate of AdamW.")
     warmup: int = Field(10, ge=0, description="Updates over which the learning rate rises from 0.")
     decay: float = Field(0.1, ge=0, le=1, description="Share of the learning rate that is left at the end (cosine).")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")

@@ -37,7 +37,7 @@ class Config(ComponentConfig):
 
 
 def suggest(config: Config, prompts: tuple[str, ...]) -> Suggestions:
-    """Prompts of pictures that the model draws well, a judge of how well they fit, batches and its authors' shift."""
+    """Prompts of pictures that the model draws well, a judge of their fit, batches, a rate and its authors' shift."""
     return Suggestions(
         prompts=(
             "a photo of a corgi running on a beach",
@@ -45,7 +45,10 @@ def suggest(config: Config, prompts: tuple[str, ...]) -> Suggestions:
             "an oil painting of a lighthouse in a storm",
         ),
         heldout=("clip-score",),
-        run={"train": {"samples": 48, "micro_batch": 4, "eval_samples": 48}, "sampler": {"steps": 20, "shift": 3.0}},
+        run={
+            "train": {"samples": 48, "micro_batch": 4, "eval_samples": 48, "lr": 2e-4},
+            "sampler": {"steps": 20, "shift": 3.0},
+        },
     )
 
 
