@@ -135,8 +135,9 @@ def measures(sweep: Sweep, setting: Mapping[str, Any]) -> Iterator[str]:
     found = setting["measures"]
     yield value(found["reward_mean"])
     yield value(judged(found))  # type: ignore[arg-type]
-    kept, before = found["satisfying_diversity"], sweep["runs"][0]["reference"]["satisfying_diversity"]
-    yield f"{kept['mean'] / before:.2f}"
+    # Not there where hardly any sample satisfies the judge.
+    kept, before = found.get("satisfying_diversity"), sweep["runs"][0]["reference"]["satisfying_diversity"]
+    yield f"{kept['mean'] / before:.2f}" if kept else "none satisfies"
     yield value(found["velocity_divergence"], 4)
 
 
