@@ -29,8 +29,16 @@ from torchvision.utils import make_grid
 
 PAGE = DOCS / "results.md"
 DIGITS = range(10)
-PAPER = {0: (-0.67, 0.096), 0.05: (-0.72, 0.073), 0.1: (-0.82, 0.049), 0.2: (-1.0, 0.026), 0.3: (-1.04, 0.016)}
-PAPER |= {0.5: (-1.15, 0.006), 0.8: (-1.19, None), 1: (-1.2, 0.003)}
+PAPER: Mapping[float, tuple[float, float | None]] = {
+    0: (-0.67, 0.096),
+    0.05: (-0.72, 0.073),
+    0.1: (-0.82, 0.049),
+    0.2: (-1.0, 0.026),
+    0.3: (-1.04, 0.016),
+    0.5: (-1.15, 0.006),
+    0.8: (-1.19, None),
+    1: (-1.2, 0.003),
+}
 PAPER_REFERENCE = -1.287
 """Reward (minus kB) and divergence along alpha, read off the paper's figure to about 2 % of its axes."""
 
@@ -40,7 +48,8 @@ Sweep = Mapping[str, Any]
 def digits(path: Path, option: str, labels: Mapping[Any, str], name: str) -> Iterator[str]:
     """A table of settings, with a histogram of digits and pictures from the same noise."""
     sweep = read(path)
-    histograms, strips = {}, []
+    histograms: dict[str, list[float]] = {}
+    strips: list[torch.Tensor] = []
     for setting in sweep["settings"]:
         value = setting["grid"][option]
         models = [load(path / "runs" / run["run"]) for run in sweep["runs"] if run["grid"][option] == value]
@@ -68,20 +77,19 @@ def compression(path: Path) -> Iterator[str]:
         s["grid"]["reg.alpha"]: [s["measures"][m] for m in ("reward_mean", "velocity_divergence", "diversity")]
         for s in sweep["settings"]
     }
+    highest, farthest = max(r for r, _ in PAPER.values()), max(d for _, d in PAPER.values() if d is not None)
+    theirs = {
+        "gain": [(a, (r - PAPER_REFERENCE) / (highest - PAPER_REFERENCE)) for a, (r, _) in PAPER.items()],
+        "divergence": [(a, d / farthest) for a, (_, d) in PAPER.items() if d is not None],
+    }
     yield row("alpha", "reward", "gain, of that at 0", "paper's", "divergence", "of that at 0", "paper's", "diversity")
     gains, far = {}, {}
     for alpha, (reward, divergence, diversity) in found.items():
         gains[alpha] = (reward["mean"] - start) / (found[0][0]["mean"] - start)
         far[alpha] = divergence["mean"] / found[0][1]["mean"]
-        theirs = PAPER[alpha]
-        gain = (theirs[0] - PAPER_REFERENCE) / (PAPER[0][0] - PAPER_REFERENCE)
-        distance = "" if theirs[1] is None else f"{theirs[1] / PAPER[0][1]:.2f}"
+        gain, distance = (dict(theirs[measure]).get(alpha) for measure in ("gain", "divergence"))
         cells = [f"{alpha:g}", value(reward), f"{gains[alpha]:.2f}", f"{gain:.2f}", value(divergence, 4)]
-        yield row(*cells, f"{far[alpha]:.2f}", distance, value(diversity))
-    theirs = {
-        "gain": [(a, (r - PAPER_REFERENCE) / (PAPER[0][0] - PAPER_REFERENCE)) for a, (r, _) in PAPER.items()],
-        "divergence": [(a, d / PAPER[0][1]) for a, (_, d) in PAPER.items() if d is not None],
-    }
+        yield row(*cells, f"{far[alpha]:.2f}", f"{distance:.2f}" if distance else "", value(diversity))
     ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1])
     panels = []
     for title, ours in (("gain", gains), ("divergence", far)):
@@ -98,7 +106,7 @@ def compression(path: Path) -> Iterator[str]:
 def prompts(path: Path) -> Iterator[str]:
     """Each prompt with and without the anchor."""
     sweep = read(path)
-    strips = []
+    strips: list[torch.Tensor] = []
     yield row("prompt", "alpha", "reward", "judge", "diversity kept", "divergence")
     for setting in sweep["settings"]:
         prompt, alpha = setting["grid"]["reward.prompt"], setting["grid"]["reg.alpha"]
@@ -131,13 +139,15 @@ def value(measure: Mapping[str, Any], decimals: int = 3) -> str:
 
 
 def measures(sweep: Sweep, setting: Mapping[str, Any]) -> Iterator[str]:
-    """Reward, held-out score, diversity of satisfying samples as a share of the reference's, divergence."""
+    """Reward, held-out score, diversity as a share of the reference's (of satisfying samples, if told), divergence."""
     found = setting["measures"]
     yield value(found["reward_mean"])
     yield value(judged(found))  # type: ignore[arg-type]
+    before = sweep["runs"][0]["reference"]
+    diversity = "satisfying_diversity" if "satisfying_diversity" in before else "diversity"
+    kept = found.get(diversity)
     # Not there where hardly any sample satisfies the judge.
-    kept, before = found.get("satisfying_diversity"), sweep["runs"][0]["reference"]["satisfying_diversity"]
-    yield f"{kept['mean'] / before:.2f}" if kept else "none satisfies"
+    yield f"{kept['mean'] / before[diversity]:.2f}" if kept else "none satisfies"
     yield value(found["velocity_divergence"], 4)
 
 
