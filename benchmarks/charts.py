@@ -45,8 +45,9 @@ class Panel:
         x_label: Below it.
         y_label: Above its upper left corner, below the title.
         series: What it shows.
-        ticks: Where the axes are marked, `(x, y)`; the first and the last are their ends.
+        ticks: Where the axes are marked, `(x, y)`; the first and the last are their ends, up to the margin.
         logarithmic: Which axes are, `(x, y)`.
+        margin: Room beyond the first and the last mark, in units of x.
     """
 
     title: str
@@ -55,12 +56,18 @@ class Panel:
     series: Sequence[Series]
     ticks: tuple[Sequence[float], Sequence[float]]
     logarithmic: tuple[bool, bool] = (False, False)
+    margin: float = 0.0
+
+    @property
+    def ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Of both axes."""
+        x, y = self.ticks
+        return (x[0] - self.margin, x[-1] + self.margin), (y[0], y[-1])
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Where a point is, in pixels; outside of the axes at their ends."""
         across, up = (
-            _share(value, marks[0], marks[-1], log)
-            for value, marks, log in zip((x, y), self.ticks, self.logarithmic, strict=True)
+            _share(value, *ends, log) for value, ends, log in zip((x, y), self.ends, self.logarithmic, strict=True)
         )
         return SCALE * (LEFT + across * (WIDTH - LEFT - RIGHT)), SCALE * (
             HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
@@ -99,7 +106,7 @@ def _draw(panel: Panel) -> Image.Image:
 
 
 def _axes(draw: ImageDraw.ImageDraw, panel: Panel, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> None:
-    (x_0, x_1), (y_0, y_1) = ((marks[0], marks[-1]) for marks in panel.ticks)
+    (x_0, x_1), (y_0, y_1) = panel.ends
     for x in panel.ticks[0]:
         draw.line((panel.place(x, y_0), panel.place(x, y_1)), fill=PALE, width=SCALE)
         at = panel.place(x, y_0)

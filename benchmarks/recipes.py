@@ -3,7 +3,7 @@
     python benchmarks/recipes.py sweeps
     python benchmarks/recipes.py sweeps --only compression
 
-Sweeps that are there already go on where they are. One thread for each process; about two hours on one, one on two.
+Sweeps that are there already go on where they are. One thread for each process; about 40 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def prompts(path: Path) -> Iterator[str]:
     yield row("prompt", "alpha", "reward", "judge", "diversity kept", "divergence")
     for setting in sweep["settings"]:
         prompt, alpha = setting["grid"]["reward.prompt"], setting["grid"]["reg.alpha"]
-        yield row(prompt, f"{alpha:g}", *measures(sweep, setting))
+        yield row(", ".join(prompt), f"{alpha:g}", *measures(sweep, setting))
         run = next(run for run in sweep["runs"] if setting["grid"].items() <= run["grid"].items())
         model = load(path / "runs" / run["run"])
         if not strips:
@@ -170,8 +170,8 @@ def bars(histograms: Mapping[str, Sequence[float]]) -> Panel:
         )
         for i, (label, shares) in enumerate(histograms.items())
     ]
-    ticks = ([-0.5, *DIGITS, 9.5], [0, 0.2, 0.4, 0.6, 0.8, 1])
-    return Panel("Digits drawn", "digit", "share", series, ticks)
+    ticks = (DIGITS, [0, 0.2, 0.4, 0.6, 0.8, 1])
+    return Panel("Digits drawn", "digit", "share", series, ticks, margin=0.5)
 
 
 def strip(model: Trained, reference: bool, count: int = 24) -> torch.Tensor:

@@ -1,0 +1,140 @@
+"""The default beside every other trainer: reward against diversity along alpha, at equal model evaluations.
+
+    python benchmarks/trainers.py trainers.json --jobs 2
+
+Each run goes on for as many rounds as fit into `EVALUATIONS`, about 60 of the default, with its trainer's own proposals
+for weights, sampler and regularizer, other options being the default's; then 2,048 fresh samples are measured. The file
+keeps what is done, so that a stopped benchmark goes on where it was. 30 runs for each seed and task, of one and a half
+to two minutes of one core each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from charts import COLOURS, Panel, Series, save
+from orwcfm_cli.assemble import assemble
+from orwcfm_cli.options import merge
+from orwcfm_core.evaluation import evaluate
+from orwcfm_core.registry import Registry
+from orwcfm_core.resolve import resolve
+from page import DOCS, IMAGES, row, write
+
+EVALUATIONS, SAMPLES = 144_000, 2048
+TASKS: Mapping[str, Mapping[str, Any]] = {
+    "footwear": {"backbone.weights": "fashion", "reward.prompt": ["footwear"]},
+    "digits": {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]},
+}
+ANCHORED, FREE = (0.03, 0.1, 0.3), (0.0, 0.1, 0.3)
+METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
+    "default": ({}, ANCHORED),
+    "exp": ({"weighting.name": "exp"}, ANCHORED),
+    "paper": ({}, (0.1, 0.3, 1)),
+    "rwr": ({"train.name": "rwr"}, FREE),
+    "raft": ({"train.name": "raft"}, FREE),
+    "reft": ({"train.name": "reft"}, FREE),
+    "awm": ({"train.name": "awm"}, (0.1, 0.3, 1)),
+    "nft": ({"train.name": "nft"}, (0.001, 0.03, 0.1)),
+    "rvm": ({"train.name": "rvm"}, (0.001, 0.01, 0.1)),
+    "flow-grpo": ({"train.name": "flow-grpo"}, (0.004, 0.04, 0.4)),
+}
+"""Options, and alphas about what each proposes; `exp` is the default with the paper's weights, `paper` the preset."""
+
+Found = Mapping[str, float]
+
+
+def measure(task: str, method: str, alpha: float, seed: int) -> Found:
+    """Do a run."""
+    torch.set_num_threads(1)
+    options = {"reg.alpha": alpha, "train.seed": seed, "train.device": "cpu", **TASKS[task], **METHODS[method][0]}
+    tables = merge(None, [], options, "paper" if method == "paper" else None)
+    # What rounds cost: the first may draw a fixed set.
+    trainer, state = assemble(resolve(tables, Registry()))
+    first, later = (int(trainer.round(state)["nfe"]) for _ in range(2))
+    tables["train"]["rounds"] = 1 + (EVALUATIONS - first) // later
+    trainer, state = assemble(resolve(tables, Registry()))
+    evaluations = sum(int(trainer.round(state)["nfe"]) for _ in range(tables["train"]["rounds"]))
+    found = {name: value for name, value in evaluate(state, SAMPLES).items() if isinstance(value, float)}
+    return {**found, "evaluations": evaluations, "rounds": state.round}
+
+
+def reference(task: str) -> Found:
+    """The pre-trained model, measured likewise."""
+    _, state = assemble(resolve(merge(None, [], {**TASKS[task], "train.device": "cpu"}), Registry()))
+    return {name: value for name, value in evaluate(state, SAMPLES).items() if isinstance(value, float)}
+
+
+def table(done: Mapping[str, Found], task: str, seeds: Sequence[int]) -> Iterator[str]:
+    """A row for each method and alpha; draws the curves as well."""
+    before = done[task]
+    yield row("", "alpha", "reward", "judge", "diversity kept", "rounds", "seeds")
+    yield row("pre-trained", "", f"{before['reward_mean']:.3f}", f"{judged(before):.3f}", "1.00", "", "")
+    series = []
+    for i, (method, (_, alphas)) in enumerate(METHODS.items()):
+        points = []
+        for alpha in alphas:
+            runs = [done[key] for seed in seeds if (key := f"{task} {method} {alpha:g} {seed}") in done]
+            if not runs:
+                continue
+            scores = [[run["reward_mean"] for run in runs], [judged(run) for run in runs]]
+            kept = [run.get("satisfying_diversity", 0.0) / before["satisfying_diversity"] for run in runs]
+            cells = [spread(values, 3) for values in scores]
+            yield row(method, f"{alpha:g}", *cells, spread(kept, 2), int(runs[0]["rounds"]), len(runs))
+            points.append((statistics.mean(scores[1]), statistics.mean(kept)))
+        judges, diversities = [x for x, _ in points], [y for _, y in points]
+        for label, dots in ((method, False), ("", True)):
+            series.append(Series(label, COLOURS[i % len(COLOURS)], judges, diversities, dots))
+    ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2])
+    title = {"footwear": "Footwear", "digits": "Even digits"}[task]
+    save(IMAGES / f"results-trainers-{task}.png", [Panel(title, "judge", "diversity kept", series, ticks)])
+
+
+def judged(found: Found) -> float:
+    return found["heldout_class-probability"]
+
+
+def spread(values: Sequence[float], decimals: int) -> str:
+    """Mean and standard error, where there are several."""
+    mean = f"{statistics.mean(values):.{decimals}f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.{decimals}f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="keeps what is done")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    args = parser.parse_args()
+    done: dict[str, Found] = json.loads(args.file.read_text()) if args.file.exists() else {}
+    for task in args.tasks:
+        done.setdefault(task, reference(task))
+        missing = {
+            f"{task} {method} {alpha:g} {seed}": (task, method, alpha, seed)
+            for seed in args.seeds
+            for method in args.methods
+            for alpha in METHODS[method][1]
+            if f"{task} {method} {alpha:g} {seed}" not in done
+        }
+        with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+            running = {pool.submit(measure, *options): key for key, options in missing.items()}
+            for future in as_completed(running):
+                done[running[future]] = future.result()
+                print(running[future], future.result(), flush=True)
+                args.file.write_text(json.dumps(done, indent=1) + "\n")
+        write(DOCS / "results.md", f"trainers-{task}", table(done, task, args.seeds))
+
+
+if __name__ == "__main__":
+    main()
