@@ -4,7 +4,7 @@
 
 Footwear on the shipped Fashion-MNIST U-Net with the small CLIP as the reward, 400 rounds, five seeds, one thread each;
 every 20 rounds 1,024 fresh samples are drawn, from the same noise. A run of one seed takes a quarter of an hour of one
-core. Each seed's row of docs/results.md is written when all of them are done.
+core. The table in docs/results.md is written when all of them are done.
 """
 
 from __future__ import annotations
