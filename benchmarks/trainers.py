@@ -33,6 +33,7 @@ TASKS: Mapping[str, Mapping[str, Any]] = {
     "footwear": {"backbone.weights": "fashion", "reward.prompt": ["footwear"]},
     "digits": {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]},
 }
+LINES = (*COLOURS, "#8c510a", "#999933")
 ANCHORED, FREE = (0.03, 0.1, 0.3), (0.0, 0.1, 0.3)
 METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
     "default": ({}, ANCHORED),
@@ -90,8 +91,8 @@ def table(done: Mapping[str, Found], task: str, seeds: Sequence[int]) -> Iterato
             yield row(method, f"{alpha:g}", *cells, spread(kept, 2), int(runs[0]["rounds"]), len(runs))
             points.append((statistics.mean(scores[1]), statistics.mean(kept)))
         judges, diversities = [x for x, _ in points], [y for _, y in points]
-        for label, dots in ((method, False), ("", True)):
-            series.append(Series(label, COLOURS[i % len(COLOURS)], judges, diversities, dots))
+        if points:
+            series += [Series(label, LINES[i], judges, diversities, not label) for label in (method, "")]
     ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2])
     title = {"footwear": "Footwear", "digits": "Even digits"}[task]
     save(IMAGES / f"results-trainers-{task}.png", [Panel(title, "judge", "diversity kept", series, ticks)])
