@@ -128,8 +128,8 @@ def load(path: Path) -> Trained:
     return Trained.load(folder, folder.read_config())
 
 
-def judged(measured: Mapping[str, Any]) -> float:
-    """The held-out score among a run's final measures."""
+def judged(measured: Mapping[str, Any]) -> Any:
+    """The held-out score: a number among a run's measures, mean and standard error among a setting's."""
     return next(number for name, number in measured.items() if name.startswith("heldout_"))
 
 
@@ -142,7 +142,7 @@ def measures(sweep: Sweep, setting: Mapping[str, Any]) -> Iterator[str]:
     """Reward, held-out score, diversity as a share of the reference's (of satisfying samples, if told), divergence."""
     found = setting["measures"]
     yield value(found["reward_mean"])
-    yield value(judged(found))  # type: ignore[arg-type]
+    yield value(judged(found))
     before = sweep["runs"][0]["reference"]
     diversity = "satisfying_diversity" if "satisfying_diversity" in before else "diversity"
     kept = found.get(diversity)
