@@ -1,20 +1,22 @@
 """Whether the default stays where it arrives: ten times the rounds that it needs to converge, measured all along.
 
-    python benchmarks/long_runs.py --jobs 2
+    python benchmarks/long_runs.py benchmarks/measured/long_runs.json --jobs 2
 
 Footwear on the shipped Fashion-MNIST U-Net with the small CLIP as the reward, 400 rounds, five seeds, one thread each;
 every 20 rounds 1,024 fresh samples are drawn, from the same noise. A run of one seed takes a quarter of an hour of one
-core. The table in docs/results.md is written when all of them are done.
+core. The file keeps what is done: seeds that are in it are not run again, and the table in docs/results.md has all of
+them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from orwcfm_cli.assemble import assemble
@@ -70,7 +72,7 @@ def growth(values: Sequence[float], window: int) -> float:
     return max(after / before for before, after in zip(means, means[window:], strict=False))
 
 
-def table(seeds: Sequence[int], histories: Sequence[History], converged: int) -> Iterator[str]:
+def table(histories: Mapping[int, History], converged: int) -> Iterator[str]:
     """A row for each seed, of what came after the round `converged`."""
     yield row(
         "seed",
@@ -85,7 +87,7 @@ def table(seeds: Sequence[int], histories: Sequence[History], converged: int) ->
         f"largest growth of its mean over {WITHIN} rounds",
     )
     first = converged // EVERY - 1
-    for seed, history in zip(seeds, histories, strict=True):
+    for seed, history in sorted(histories.items()):
         judge, diversity = history.judge[first:], history.diversity[first:]
         divergence = history.divergence[converged - WITHIN :]
         scores = [f"{judge[0]:.3f}", f"{max(judge):.3f}", f"{judge[-1]:.3f}", f"{fall(judge):.1%}"]
@@ -95,14 +97,20 @@ def table(seeds: Sequence[int], histories: Sequence[History], converged: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="keeps what is done")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--converged", type=int, default=40, help="round after which it is to stay")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     args = parser.parse_args()
+    kept = json.loads(args.file.read_text()) if args.file.exists() else {}
+    done = {int(seed): History(**history) for seed, history in kept.items()}
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        histories = list(pool.map(partial(measure, args.rounds), args.seeds))
-    write(DOCS / "results.md", "long-runs", table(args.seeds, histories, args.converged))
+        running = {pool.submit(measure, args.rounds, seed): seed for seed in args.seeds if seed not in done}
+        for future in as_completed(running):
+            done[running[future]] = future.result()
+            args.file.write_text(json.dumps({seed: asdict(history) for seed, history in sorted(done.items())}) + "\n")
+    write(DOCS / "results.md", "long-runs", table(done, args.converged))
 
 
 if __name__ == "__main__":

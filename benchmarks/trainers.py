@@ -1,6 +1,6 @@
 """The default beside every other trainer: reward against diversity along alpha, at equal model evaluations.
 
-    python benchmarks/trainers.py trainers.json --jobs 2
+    python benchmarks/trainers.py benchmarks/measured/trainers.json --jobs 2
 
 Each run goes on for as many rounds as fit into `EVALUATIONS`, about 60 of the default, with its trainer's own proposals
 for weights, sampler and regularizer, other options being the default's; then 2,048 fresh samples are measured. The file

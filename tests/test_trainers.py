@@ -41,6 +41,21 @@ def test_a_trainer_suggests_what_it_is_meant_for_and_the_user_has_the_last_word(
     assert printed("--trainer", "orw-cfm") == printed()
 
 
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ((), {"name": "midpoint", "steps": 5, "shift": 2.0, "ema": 0.8}),
+        (("--trainer", "nft"), {"name": "midpoint", "steps": 5, "shift": 2.0, "ema": 0.5}),
+        (("--trainer", "nft", "--sampler", "heun"), {"name": "heun", "steps": 10, "shift": 1.0, "ema": 0.5}),
+        (("--trainer", "flow-grpo"), {"name": "euler", "steps": 10, "shift": 3.0, "ema": 0.0}),
+        (("--sampler", "euler"), {"name": "euler", "steps": 10, "shift": 1.0, "ema": 0.8}),
+    ],
+)
+def test_what_a_backbone_suggests_for_one_sampler_is_not_for_another(args, expected):
+    result = CliRunner().invoke(cli, ["run", "--backbone", "unet", *args, "--print-config"], catch_exceptions=False)
+    assert expected.items() <= tomllib.loads(result.output)["sampler"].items()
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_what_is_printed_reads_back_to_the_same(trainer, tmp_path):
     result = CliRunner().invoke(cli, ["run", *GMM, "--trainer", trainer, "--print-config"])

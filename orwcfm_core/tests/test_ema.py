@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from orwcfm_core.ema import EMA
@@ -12,7 +14,7 @@ def test_decay_zero_is_a_copy() -> None:
     ema = EMA([p], 0.0)
     with torch.no_grad():
         p.mul_(-2.5)
-    ema.update()
+    ema.update(0)
     torch.testing.assert_close(ema.average[0], p.detach())
     assert ema.average[0].data_ptr() != p.data_ptr()
 
@@ -24,8 +26,32 @@ def test_average_of_a_constant_approaches_it_geometrically(decay: float) -> None
     with torch.no_grad():
         p.fill_(1.0)
     for n in range(1, 6):
-        ema.update()
+        ema.update(n - 1)
         torch.testing.assert_close(ema.average[0], torch.full((2,), 1 - decay**n, dtype=torch.float64))
+
+
+def test_a_growing_average_spans_a_share_of_what_was_done() -> None:
+    p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    ema = EMA([p], 0.8, growth=0.05)
+    lags = []
+    for k in range(4001):
+        with torch.no_grad():
+            p.fill_(float(k))
+        ema.update(k)
+        lags.append(k - float(ema.average[0]))
+    # How far it is behind a ramp: d lag / dk = 1 - lag / (span k), hence lag = span k / (1 + span).
+    span = -0.05 / math.log(0.8)
+    assert lags[4000] == pytest.approx(4000 * span / (1 + span), rel=0.02)
+    assert lags[2000] == pytest.approx(lags[4000] / 2, rel=0.02)
+
+
+def test_a_hard_copy_stays_one_however_it_grows() -> None:
+    p = torch.nn.Parameter(torch.ones(1))
+    ema = EMA([p], 0.0, growth=0.5)
+    with torch.no_grad():
+        p.fill_(7.0)
+    ema.update(100)
+    assert ema.average[0].item() == 7.0
 
 
 def test_swapped_computes_with_the_average_and_restores() -> None:
@@ -33,7 +59,7 @@ def test_swapped_computes_with_the_average_and_restores() -> None:
     ema = EMA([p], 0.5)
     with torch.no_grad():
         p.fill_(3.0)
-    ema.update()
+    ema.update(0)
     with ema.swapped():
         assert p.item() == 2.0
     assert p.item() == 3.0

@@ -31,8 +31,8 @@ class Idle(OrwCfm):
 
 
 class OneSeed(OrwCfm):
-    def start(self, components: Components, ema_decay: float, device: torch.device) -> State:
-        state = super().start(components, ema_decay, device)
+    def start(self, components: Components, ema_decay: float, device: torch.device, ema_growth: float = 0.0) -> State:
+        state = super().start(components, ema_decay, device, ema_growth)
         state.generator.manual_seed(0)
         return state
 

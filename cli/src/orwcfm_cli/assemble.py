@@ -52,7 +52,8 @@ def assemble(config: RunConfig) -> tuple[Trainer, State]:
         schedules=_schedules(config, regularizers, weighting),
     )
     trainer = config.trainer.plugin.build(config.trainer.config, Trainer)
-    return trainer, trainer.start(components, config.sampler.ema, choose_device(config.train.device))
+    device, sampler = choose_device(config.train.device), config.sampler
+    return trainer, trainer.start(components, sampler.ema, device, sampler.ema_growth)
 
 
 def build_callbacks(config: RunConfig) -> Callbacks:

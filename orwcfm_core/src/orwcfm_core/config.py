@@ -46,6 +46,12 @@ class SamplerConfig(ComponentConfig):
     ema: float = Field(
         0.8, ge=0, lt=1, description="Decay per round of the average that is sampled from; 0 is a hard copy."
     )
+    ema_growth: float = Field(
+        0.025,
+        ge=0,
+        le=1,
+        description="Per round, growth of the rounds that this average spans, as a share of those it spans at first.",
+    )
 
 
 class FixedStepConfig(SamplerConfig):

@@ -158,7 +158,7 @@ class OrwCfm(Trainer):
         trace = [self._update(state, weighed, i) for i in updates]
         parts.objective.observe(scored.raw, valid)
         if trace:
-            state.ema.update()
+            state.ema.update(state.round)
         state.round += 1
 
         seconds = time.perf_counter() - began

@@ -187,17 +187,17 @@ class _Reader:
         return None
 
     def named(
-        self, section: str, table: Mapping[str, type[Any]], default: str, below: Mapping[str, Any] | None = None
+        self, section: str, table: Mapping[str, type[Any]], default: str, below: Sequence[Mapping[str, Any]]
     ) -> Any:
-        """Read a section whose name chooses one of a fixed set; a name in `below` is the default one's."""
-        below = below or {}
-        name = str(self.pop(section, "name", below.get("name", default)))
+        """Read a section whose name chooses one of a fixed set; `below` are suggestions, the last the strongest."""
+        default = next((s["name"] for s in reversed(below) if "name" in s), default)
+        name = str(self.pop(section, "name", default))
         if name not in table:
             self.errors.append(f"{section}.name: unknown {section} '{name}', {_hint(name, table)}")
             return None
-        # What fits one of them, such as a number of steps, may not exist in another.
-        other = below.get("name", name) != name
-        fitting = {o: value for o, value in below.items() if not other and o in table[name].model_fields}
+        # What fits one of them, such as a number of steps, does not fit another.
+        meant = [suggestion for suggestion in below if suggestion.get("name", name) == name]
+        fitting = {o: value for s in meant for o, value in s.items() if o in table[name].model_fields}
         given = {**fitting, "name": name, **self.tables.get(section, {})}
         return self.options(section, table[name], name, given)
 
@@ -227,10 +227,8 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested) if named is None else named
     method = reader.method("orw-cfm")
     regs = reader.regularizers(method.get("reg", {}))
-    weighting = reader.named("weighting", WEIGHTINGS, "advantage", method.get("weighting"))
-    sampler = reader.named(
-        "sampler", SAMPLERS, "euler", {**suggested.run.get("sampler", {}), **method.get("sampler", {})}
-    )
+    weighting = reader.named("weighting", WEIGHTINGS, "advantage", [method.get("weighting", {})])
+    sampler = reader.named("sampler", SAMPLERS, "euler", [suggested.run.get("sampler", {}), method.get("sampler", {})])
     trainer = reader.component("train", "trainer", "orw-cfm", suggested.run.get("train"))
     callbacks = () if reader.absent("callback", "none", "callback") else reader.several("callback", "callback", "none")
 

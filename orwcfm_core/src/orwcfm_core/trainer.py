@@ -200,13 +200,14 @@ class Trainer(ABC):
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
-    def start(self, components: Components, ema_decay: float, device: torch.device) -> State:
+    def start(self, components: Components, ema_decay: float, device: torch.device, ema_growth: float = 0.0) -> State:
         """Move everything to the device and prepare the state before the first round.
 
         Args:
             components: What is trained.
-            ema_decay: Decay per round of the sampling policy, in [0, 1).
+            ema_decay: Decay of the sampling policy in the first round, in [0, 1).
             device: Where to train.
+            ema_growth: Of the sampling policy's span, per round; see `EMA`.
         """
         components.backbone.to(device)
         for judge in (*components.objective.terms, *components.heldout):
@@ -218,7 +219,7 @@ class Trainer(ABC):
             optimizer=torch.optim.AdamW(
                 parameters, lr=self.config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=device.type in _FUSED
             ),
-            ema=EMA(parameters, ema_decay),
+            ema=EMA(parameters, ema_decay, ema_growth),
             generator=torch.Generator(device).manual_seed(self.config.seed),
             device=device,
             precision=precision,

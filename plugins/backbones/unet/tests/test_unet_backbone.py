@@ -81,7 +81,9 @@ def test_images_are_in_range(backbone):
 
 def test_suggestions_fit_the_weights():
     assert (
-        suggest(Config(), ()).run == suggest(Config(weights="none.safetensors"), ()).run == {"sampler": {"shift": 3.0}}
+        suggest(Config(), ()).run
+        == suggest(Config(weights="none.safetensors"), ()).run
+        == {"sampler": {"name": "midpoint", "steps": 5, "shift": 2.0}}
     )
     assert suggest(Config(), ()).prompts == ("footwear",)
     assert suggest(Config(weights="mnist"), ()).prompts == ("an even digit",)

@@ -31,7 +31,7 @@ def orwcfm_trainers() -> list[TrainerSpec]:
             run={
                 "weighting": {"name": "group-advantage", "tau": 1.0, "clip": 5.0, "spread": "prompt"},
                 "reg": {"name": "kl", "alpha": 0.004, "noise": 0.7},
-                "sampler": {"name": "euler", "ema": 0.0},
+                "sampler": {"name": "euler", "shift": 3.0, "ema": 0.0},
             },
         )
     ]

@@ -50,13 +50,13 @@ class FlowGrpo(VelocityTrainer):
         self.times = torch.zeros(0)
         """Where the sampler's steps begin and end, `(K + 1,)`."""
 
-    def start(self, components: Components, ema_decay: float, device: torch.device) -> State:
+    def start(self, components: Components, ema_decay: float, device: torch.device, ema_growth: float = 0.0) -> State:
         if not isinstance(components.sampler, FixedStep):
             raise UserError("trainer flow-grpo: needs a sampler with a fixed number of steps, such as euler")
         self.times = torch.tensor(components.sampler.times, device=device)
         if self.steps < 2:
             raise UserError("trainer flow-grpo: needs at least 2 steps; the last one has hardly any noise")
-        return super().start(components, ema_decay, device)
+        return super().start(components, ema_decay, device, ema_growth)
 
     @property
     def steps(self) -> int:

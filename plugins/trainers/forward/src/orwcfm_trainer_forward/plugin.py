@@ -37,7 +37,7 @@ def orwcfm_trainers() -> list[TrainerSpec]:
             run={
                 "weighting": {"name": "group-advantage", "tau": 0.2, "clip": 5.0, "spread": "round"},
                 "reg": {"name": "w2", "alpha": 1.0, "anchor": "both", "ema_share": 0.999},
-                "sampler": {"ema": 0.3},
+                "sampler": {"ema": 0.3, "ema_growth": 0.0},
             },
         ),
         TrainerSpec(
@@ -49,7 +49,7 @@ def orwcfm_trainers() -> list[TrainerSpec]:
             run={
                 "weighting": {"name": "group-advantage", "tau": 1.0, "clip": 1.0, "spread": "round"},
                 "reg": {"name": "w2", "alpha": 1e-4},
-                "sampler": {"ema": 0.5},
+                "sampler": {"ema": 0.5, "ema_growth": 0.0},
             },
         ),
         TrainerSpec(
