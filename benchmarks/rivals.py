@@ -77,7 +77,7 @@ def published(tau: float, alpha: float, lr: float, **changes: Any) -> Method:
     tables: Tables = {
         "sampler": sampler,
         "weighting": {"name": "exp", "tau": tau},
-        "reg": {"name": "w2", "alpha": alpha},
+        "reg": {"name": "w2", "alpha": alpha, "anchor": "reference"},
         "train": train | changes,
     }
     return Method(f"published settings, tau {tau:g}, alpha {alpha:g}, lr {lr:g}", tables)

@@ -59,7 +59,8 @@ def default(alpha: float, tau: float = TAU) -> Tables:
 
 def exponential(alpha: float, tau: float) -> Tables:
     """The paper's weights."""
-    return {"weighting": {"name": "exp", "tau": tau}, "reg": {"name": "w2", "alpha": alpha}}
+    reg = {"name": "w2", "alpha": alpha, "anchor": "reference"}
+    return {"weighting": {"name": "exp", "tau": tau}, "reg": reg}
 
 
 QUICK: Tables = {"sampler": HARD, "train": {"updates": 100}}
@@ -68,7 +69,7 @@ QUICK: Tables = {"sampler": HARD, "train": {"updates": 100}}
 TRAINERS: Mapping[str, tuple[int, Tables]] = {
     "orw-cfm, alpha 1": (20, default(1.0) | QUICK),
     "orw-cfm, alpha 0.5": (20, default(0.5) | QUICK),
-    "orw-cfm, alpha 0.1": (30, default(0.1)),
+    "orw-cfm, alpha 0.1": (60, default(0.1)),
     "orw-cfm, exp, tau 1, alpha 0.3": (24, exponential(0.3, 1.0) | {"sampler": HARD, "train": FULLER}),
     "awm, alpha 0.3": (30, {"train": {"name": "awm"}, "reg": {"name": "w2", "alpha": 0.3, "anchor": "reference"}}),
     "nft, alpha 0.5": (20, {"train": {"name": "nft"}, "reg": {"name": "w2", "alpha": 0.5}}),

@@ -42,7 +42,7 @@ METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
     "rwr": ({"train.name": "rwr"}, FREE),
     "raft": ({"train.name": "raft"}, FREE),
     "reft": ({"train.name": "reft"}, FREE),
-    "awm": ({"train.name": "awm"}, (0.1, 0.3, 1)),
+    "awm": ({"train.name": "awm"}, (0.001, 0.03, 0.1)),
     "nft": ({"train.name": "nft"}, (0.001, 0.03, 0.1)),
     "rvm": ({"train.name": "rvm"}, (0.001, 0.01, 0.1)),
     "flow-grpo": ({"train.name": "flow-grpo"}, (0.004, 0.04, 0.4)),

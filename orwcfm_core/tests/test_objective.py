@@ -149,8 +149,8 @@ def test_several_regularizers_add_up(alphas: tuple[float, float]) -> None:
     parts = {"one": Square(alphas[0], 1.0), "two": Square(alphas[1], 5.0)}
     nothing = torch.zeros(3)
     together = Sum(parts)
-    term = together.alpha * penalise(together, v, v_ref, nothing, v, nothing)
-    expected = sum(p.alpha * penalise(p, v, v_ref, nothing, v, nothing) for p in parts.values())
+    term = penalise(together, v, v_ref, nothing, v, nothing).cost
+    expected = sum(penalise(p, v, v_ref, nothing, v, nothing).cost for p in parts.values())
     torch.testing.assert_close(term, expected)
 
 

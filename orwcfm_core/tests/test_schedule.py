@@ -125,7 +125,7 @@ def test_schedules_from_options() -> None:
         {"schedule": "target", "divergence": 0},
         {"schedule": "steps"},
         {"anchor": "nothing"},
-        {"anchor": "both", "ema_share": 1.5},
+        {"anchor": "both", "ema_alpha": -1.5},
     ],
 )
 def test_incomplete_schedules_are_mistakes(options: dict[str, Any]) -> None:

@@ -195,8 +195,8 @@ class RegConfig(ComponentConfig):
     anchor: Literal["reference", "ema", "both"] = Field(
         "reference", description="What the policy is held to: the reference, the sampling policy (an EMA), or both."
     )
-    ema_share: float = Field(
-        0.5, ge=0, le=1, description="With anchor=both: share of the strength that holds to the sampling policy."
+    ema_alpha: float = Field(
+        0.5, ge=0, le=1e6, description="With anchor=both: strength that holds to the sampling policy, besides alpha."
     )
     schedule: Literal["constant", "linear", "cosine", "target"] = Field(
         "constant",

@@ -136,7 +136,9 @@ class OrwCfm(Trainer):
     far from the reference as u_t is. Beyond, c keeps the target within twice the distance of u_t from the reference;
     otherwise it would move on with v_old, round after round.
 
-    Squared norms are means over the dimensions of a sample, so that alpha means the same at every resolution.
+    The regularizer R may hold to v_old as well (`reg.anchor`), which bounds what a round changes and leaves the balance
+    where it is. Squared norms are means over the dimensions of a sample, so that alpha means the same at every
+    resolution.
 
     References:
         Online Reward-Weighted Fine-Tuning of Flow Matching with Wasserstein Regularization (Fan et al., 2025),
@@ -302,8 +304,8 @@ class OrwCfm(Trainer):
         v = self._velocity(state, backbone.policy(), batch)
         penalty = penalise(regularizer, v, v_ref, batch.t, batch.x_t, batch.w, v_old=v_old)
         return {
-            "loss": batch.w.abs() * mean_square(v - y_t) + regularizer.alpha * penalty,
-            "penalty": penalty,
+            "loss": batch.w.abs() * mean_square(v - y_t) + penalty.cost,
+            "penalty": penalty.value,
             "velocity_divergence": mean_square(v.detach() - v_ref),
         }
 

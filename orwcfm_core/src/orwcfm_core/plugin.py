@@ -50,7 +50,7 @@ GROUPS = {
 RESERVED = frozenset({"name", "prompt", "combine", "weight", "normalise", "window", "on_error", "python", "timeout"})
 """Options that belong to the run; no component may have one of these names."""
 
-RESERVED_REG = frozenset({"anchor", "ema_share", "schedule", "alpha_end", "divergence"})
+RESERVED_REG = frozenset({"anchor", "ema_alpha", "schedule", "alpha_end", "divergence"})
 """Options that belong to every regularizer; none may have one of its own by such a name."""
 
 hookspec = pluggy.HookspecMarker("orwcfm")

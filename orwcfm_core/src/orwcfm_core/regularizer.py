@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,26 +13,37 @@ from torch import Tensor
 from orwcfm_core.errors import RunError
 from orwcfm_core.registry import blame
 
-__all__ = ["Anchor", "Regularizer", "Sum", "penalise"]
+__all__ = ["Anchor", "Penalty", "Regularizer", "Sum", "penalise"]
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """What a regularizer holds the policy to: shares of its strength, which add up to 1.
+    """What a regularizer holds the policy to.
 
     Args:
-        reference: Share that holds to the reference.
-        ema: Share that holds to the sampling policy.
+        reference: Whether its alpha holds to the reference; otherwise to the sampling policy.
+        ema_alpha: Strength that holds to the sampling policy besides, at least 0.
     """
 
-    reference: float = 1.0
-    ema: float = 0.0
+    reference: bool = True
+    ema_alpha: float = 0.0
 
     @classmethod
-    def named(cls, name: str, ema_share: float) -> Anchor:
-        """`reference`, `ema`, or `both` with a share for the sampling policy."""
-        ema = {"reference": 0.0, "ema": 1.0, "both": ema_share}[name]
-        return cls(1 - ema, ema)
+    def named(cls, name: str, ema_alpha: float) -> Anchor:
+        """`reference`, `ema`, or `both`, where `ema_alpha` counts."""
+        return cls(name != "ema", ema_alpha if name == "both" else 0.0)
+
+
+class Penalty(NamedTuple):
+    """What a regularizer says of a batch.
+
+    Args:
+        value: `R(v, v_ref)`, or `R(v, v_old)` where it holds to the sampling policy alone, `(B,)`.
+        cost: What is added to the loss: `alpha R(v, v_ref) + ema_alpha R(v, v_old)`, `(B,)`.
+    """
+
+    value: Tensor
+    cost: Tensor
 
 
 class Regularizer(ABC):
@@ -65,10 +77,12 @@ class Regularizer(ABC):
     @property
     def needs_old(self) -> bool:
         """Whether it holds to the sampling policy as well."""
-        return self.anchor.ema > 0
+        return not self.anchor.reference or self.anchor.ema_alpha > 0
 
-    def anchored(self, v: Tensor, v_ref: Tensor, v_old: Tensor | None, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-        """The penalty with regard to what it holds to: `share_ref R(v, v_ref) + share_ema R(v, v_old)`.
+    def anchored(
+        self, v: Tensor, v_ref: Tensor, v_old: Tensor | None, t: Tensor, x: Tensor, weights: Tensor
+    ) -> Penalty:
+        """The penalty with regard to what it holds to.
 
         Args:
             v: As in `penalty`.
@@ -81,19 +95,21 @@ class Regularizer(ABC):
         Raises:
             RunError: It holds to the sampling policy, and there is no `v_old`.
         """
-        parts = []
-        for share, v_anchor in ((self.anchor.reference, v_ref), (self.anchor.ema, v_old)):
-            if share:
-                if v_anchor is None:
-                    raise RunError("holds to the sampling policy, which this trainer does not evaluate: reg.anchor")
-                parts.append(share * self.penalty(v, v_anchor, t, x, weights))
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        if v_old is None:
+            if self.needs_old:
+                raise RunError("holds to the sampling policy, which this trainer does not evaluate: reg.anchor")
+            v_old = v_ref
+        value = self.penalty(v, v_ref if self.anchor.reference else v_old, t, x, weights)
+        cost = self.alpha * value
+        if self.anchor.ema_alpha:
+            cost = cost + self.anchor.ema_alpha * self.penalty(v, v_old, t, x, weights)
+        return Penalty(value, cost)
 
 
 class Sum(Regularizer):
-    """Several regularizers: `alpha R = sum_i alpha_i R_i` with `alpha = sum_i alpha_i`.
+    """Several regularizers, whose costs add up.
 
-    The penalty is thus the mean of theirs, weighted by their strengths; unweighted if all of them are 0.
+    Its alpha is the sum of theirs, its penalty the mean of theirs, weighted by their alphas; unweighted if all are 0.
 
     Args:
         parts: By name, at least one.
@@ -113,16 +129,17 @@ class Sum(Regularizer):
         return any(part.needs_old for part in self.parts.values())
 
     def penalty(self, v: Tensor, v_ref: Tensor, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-        return self.anchored(v, v_ref, None, t, x, weights)
+        return self.anchored(v, v_ref, None, t, x, weights).value
 
-    def anchored(self, v: Tensor, v_ref: Tensor, v_old: Tensor | None, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-        penalties = torch.stack(
-            [penalise(part, v, v_ref, t, x, weights, name, v_old) for name, part in self.parts.items()]
-        )
+    def anchored(
+        self, v: Tensor, v_ref: Tensor, v_old: Tensor | None, t: Tensor, x: Tensor, weights: Tensor
+    ) -> Penalty:
+        found = [penalise(part, v, v_ref, t, x, weights, name, v_old) for name, part in self.parts.items()]
+        values, costs = (torch.stack(column) for column in zip(*found, strict=True))
         shares = torch.tensor(
             [part.alpha / self.alpha if self.alpha else 1 / len(self.parts) for part in self.parts.values()]
         )
-        return shares.to(penalties) @ penalties
+        return Penalty(shares.to(values) @ values, costs.sum(0))
 
 
 def penalise(
@@ -134,14 +151,14 @@ def penalise(
     weights: Tensor,
     name: str = "",
     v_old: Tensor | None = None,
-) -> Tensor:
-    """The penalty, `(B,)`, checked; arguments as in `Regularizer.anchored`, and the name for messages.
+) -> Penalty:
+    """The penalty and its cost, checked; arguments as in `Regularizer.anchored`, and the name for messages.
 
     Raises:
         RunError: The regularizer raised, or returned another shape.
     """
     with blame(f"regularizer {name or type(regularizer).__name__}", RunError):
-        penalty = regularizer.anchored(v, v_ref, v_old, t, x, weights)
-        if penalty.shape != weights.shape:
-            raise RunError(f"returned shape {tuple(penalty.shape)}, expected {tuple(weights.shape)}")
-    return penalty
+        found = regularizer.anchored(v, v_ref, v_old, t, x, weights)
+        if found.value.shape != weights.shape:
+            raise RunError(f"returned shape {tuple(found.value.shape)}, expected {tuple(weights.shape)}")
+    return found

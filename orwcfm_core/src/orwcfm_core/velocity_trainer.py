@@ -60,8 +60,8 @@ class VelocityTrainer(OrwCfm):
         at = Velocities(batch.t, batch.x_t, batch.u_t, batch.w, v, v_ref, v_old)
         penalty = penalise(parts.regularizer, v, v_ref, at.t, at.x_t, at.w, v_old=v_old)
         return {
-            "loss": self.loss(at) + parts.regularizer.alpha * penalty,
-            "penalty": penalty,
+            "loss": self.loss(at) + penalty.cost,
+            "penalty": penalty.value,
             "velocity_divergence": mean_square(v.detach() - v_ref),
         }
 

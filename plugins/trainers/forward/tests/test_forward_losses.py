@@ -66,9 +66,9 @@ def test_nft_normalises_errors_of_the_predicted_sample() -> None:
     agree(at, loss / beta + ALPHA * squared(at.v - at.v_ref))
 
 
-@pytest.mark.parametrize(("anchor", "shares"), [("reference", (1.0, 0.0)), ("ema", (0.0, 1.0)), ("both", (0.75, 0.25))])
+@pytest.mark.parametrize(("anchor", "shares"), [("reference", (1.0, 0.0)), ("ema", (0.0, 1.0)), ("both", (1.0, 0.25))])
 def test_rvm_and_its_anchors(anchor: str, shares: tuple[float, float]) -> None:
-    at = update("rvm", anchor=Anchor.named(anchor, 0.25))
+    at = update("rvm", anchor=Anchor.named(anchor, 0.25 * ALPHA))
     # The gradient at v is 2/d (A (v - u) + alpha (v - anchor)); as a loss, v times that without its own gradient.
     pull = sum(share * (at.v - held) for share, held in zip(shares, (at.v_ref, at.v_old), strict=True))
     slope = 2 / at.v.shape[1] * (at.w[:, None] * (at.v - at.u_t) + ALPHA * pull)

@@ -36,7 +36,7 @@ def orwcfm_trainers() -> list[TrainerSpec]:
             references=("Xue et al., Advantage Weighted Matching, 2025, arXiv:2509.25050",),
             run={
                 "weighting": {"name": "group-advantage", "tau": 0.2, "clip": 5.0, "spread": "round"},
-                "reg": {"name": "w2", "alpha": 1.0, "anchor": "both", "ema_share": 0.999},
+                "reg": {"name": "w2", "alpha": 0.001, "anchor": "both", "ema_alpha": 0.999},
                 "sampler": {"ema": 0.3, "ema_growth": 0.0},
             },
         ),
