@@ -386,7 +386,8 @@ def _explain(section: str, owner: str, model: type[ComponentConfig], error: Any)
     """One line for one of pydantic's errors."""
     option = ".".join(str(part) for part in error["loc"]) or "options"
     if error["type"] == "extra_forbidden":
-        known = [*model.model_fields, *(_SHARED if section == "reward" else [])]
+        shared = {"reward": _SHARED, "reg": RegConfig.model_fields}.get(section, ())
+        known = [*model.model_fields, *shared]
         return f"{section}.{option}: unknown option of '{owner}', {_hint(option, known)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "string_pattern_mismatch" and (about := model.model_fields[option].description):
