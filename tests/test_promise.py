@@ -21,6 +21,7 @@ def test_the_main_line_reaches_its_reward_and_keeps_its_diversity(orwcfm, tmp_pa
     reference = json.loads((tmp_path / "run" / "reference.json").read_text())
     final = json.loads((tmp_path / "run" / "final.json").read_text())
     assert reference["heldout_class-probability"] < 0.35
+    assert final["heldout_class-probability"] >= 0.98
     # Of the samples that satisfy the prompt on both sides: those that do not would only add to it.
     assert final["satisfying_diversity"] >= 0.9 * reference["satisfying_diversity"]
     assert "Healthy" in (tmp_path / "run" / "report.html").read_text()
