@@ -53,7 +53,8 @@ def test_every_recipe_can_be_swept(recipe):
 def test_the_grid_may_be_in_the_file(orwcfm, tmp_path):
     (tmp_path / "grid.toml").write_text('[grid]\n"reg.alpha" = [0.1, 1]\ntrain.seed = [3]\n')
     line = ("sweep", *SMALL, "--rounds", 1, "--config", "grid.toml", "--out", "sweep", "--grid", "seed=4,5")
-    orwcfm(*line, OMP_NUM_THREADS="1")
+    done = orwcfm(*line, "--threads", 1, OMP_NUM_THREADS="2")
+    assert "4 runs; 1 at a time, 1 thread each" in done.stderr
     assert [(row["reg.alpha"], row["train.seed"]) for row in rows(tmp_path / "sweep")] == [
         ("0.1", "4"),
         ("0.1", "5"),

@@ -128,10 +128,9 @@ class _Sweep:
         total = len(self.runs)
         self.ended = total - len(self.waiting)
         done = f", {self.ended} of them done" if self.ended else ""
-        self.display.note(
-            f"sweep {self.folder.path}: {total} runs{done}; {self.pool.size} at a time, {self.plan.threads} "
-            f"thread{'' if self.plan.threads == 1 else 's'} each"
-        )
+        threads = sorted({config.train.threads or self.plan.threads for _, config in self.runs.values()})
+        each = " or ".join(map(str, threads)) + (" thread each" if threads == [1] else " threads each")
+        self.display.note(f"sweep {self.folder.path}: {total} runs{done}; {self.pool.size} at a time, {each}")
 
     def _patience(self) -> None:
         self.display.note(f"interrupted: {len(self.pool.children)} runs end their rounds and save; again: at once")
