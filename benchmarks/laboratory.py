@@ -151,10 +151,10 @@ def exp_weights(tau: float) -> Weights:
     return weights
 
 
-def advantages(tau: float, p_0: Tensor) -> Weights:
-    """`tau (r - mean) / scale`, the mean under p, the scale under p_0."""
+def advantages(tau: float, p_0: Tensor, margin: float = 0.0) -> Weights:
+    """`tau ((r - mean) / scale - margin)`, the mean under p, the scale under p_0."""
     scale = spread(p_0)
-    return lambda p: tau * (REWARDS - (p * REWARDS).sum()) / scale
+    return lambda p: tau * ((REWARDS - (p * REWARDS).sum()) / scale - margin)
 
 
 def spread(p: Tensor) -> float:

@@ -12,7 +12,19 @@ import torch
 from orwcfm_core.checkpoint import load_checkpoint, save_checkpoint
 from orwcfm_core.config import AdvantageConfig, ExpConfig, RegConfig
 from orwcfm_core.orw_cfm import OrwCfm
-from orwcfm_core.schedule import Cosine, Knob, Linear, Schedule, Schedules, Target, alpha_schedule, tau_schedule
+from orwcfm_core.regularizer import Anchor
+from orwcfm_core.schedule import (
+    Cosine,
+    Growing,
+    Knob,
+    Linear,
+    Schedule,
+    Schedules,
+    Target,
+    alpha_schedule,
+    ema_alpha_schedule,
+    tau_schedule,
+)
 from orwcfm_core.trainer import State
 from orwcfm_core.weighting import Exp
 from pydantic import ValidationError
@@ -102,6 +114,23 @@ def test_the_controller_holds_a_plant_that_follows_slowly() -> None:
         divergence += 0.1 * (0.02 / target.at(0) ** 2 - divergence)
     assert divergence == pytest.approx(0.05, rel=0.01)
     assert target.at(0) == pytest.approx(math.sqrt(0.02 / 0.05), rel=0.01)
+
+
+def test_the_hold_on_the_sampling_policy_grows_with_the_root_of_its_span(lab: Any) -> None:
+    anchor = Anchor.named("both", 0.5)
+    rounds, growth = 4, 3.0
+    schedule = ema_alpha_schedule(RegConfig(anchor="both", ema_alpha=0.5), growth, rounds)
+    assert schedule == Growing(0.5, growth, rounds)
+    trainer, state = lab.start(rounds=rounds)
+    state.components.regularizer.anchor = anchor
+    state.components.schedules = Schedules([Knob("ema_alpha", anchor, "ema_alpha", schedule)])
+    found = [row["ema_alpha"] for row in rows(trainer, state, rounds)]
+    assert found == pytest.approx([0.5 * math.sqrt(1 + 3 * k) for k in range(rounds)])
+
+
+@pytest.mark.parametrize(("anchor", "growth"), [("both", 0.0), ("reference", 0.1), ("ema", 0.1)])
+def test_nothing_grows_where_the_span_is_constant_or_nothing_is_held(anchor: Any, growth: float) -> None:
+    assert ema_alpha_schedule(RegConfig(anchor=anchor), growth, 10) is None
 
 
 def test_schedules_from_options() -> None:

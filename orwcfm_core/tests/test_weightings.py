@@ -17,6 +17,7 @@ POSITIVE: dict[str, Callable[[], Weighting]] = {
 }
 ALL = POSITIVE | {
     "advantage": lambda: Advantage(1.0, 1.0),
+    "advantage with a margin": lambda: Advantage(1.0, 1.0, 0.1),
     "group-advantage": lambda: GroupAdvantage(1.0, 5.0, "prompt"),
     "group-advantage of the round": lambda: GroupAdvantage(1.0, 5.0, "round"),
 }
@@ -153,6 +154,14 @@ def test_advantage_is_clipped_and_scaled() -> None:
     w = Advantage(0.5, 1.0).weights(torch.tensor([0.0] * 9 + [10.0]), *everything(10))
     assert float(w.max()) == pytest.approx(0.5)
     assert float(w.min()) >= -0.5
+
+
+def test_a_margin_lowers_the_weights_of_valid_samples_where_scores_vary() -> None:
+    scores, valid, groups = batch()
+    w = Advantage(0.5, 2.0).weights(scores, valid, groups)
+    lowered = Advantage(0.5, 2.0, margin=0.3).weights(scores, valid, groups)
+    torch.testing.assert_close(lowered, torch.where(valid, w - 0.15, 0.0))
+    assert not Advantage(0.5, 2.0, margin=0.3).weights(torch.ones(7), *everything(7)).any()
 
 
 def test_advantage_shrinks_with_the_spread_and_its_scale_survives_a_resume() -> None:

@@ -15,7 +15,7 @@ from orwcfm_core.plugin import RewardSpec
 from orwcfm_core.regularizer import Anchor, Regularizer, Sum
 from orwcfm_core.reward import Judge, OnError, Reward
 from orwcfm_core.sampler import build_sampler
-from orwcfm_core.schedule import Knob, Schedules, alpha_schedule, tau_schedule
+from orwcfm_core.schedule import Knob, Schedules, alpha_schedule, ema_alpha_schedule, tau_schedule
 from orwcfm_core.trainer import Components, State, Trainer
 from orwcfm_core.weighting import Weighting, build_weighting
 
@@ -82,13 +82,15 @@ def _regularizer(choice: RegChoice) -> Regularizer:
 
 
 def _schedules(config: RunConfig, regularizers: Mapping[str, Regularizer], weighting: Weighting) -> Schedules:
-    """What changes from round to round: `alpha`, or `alpha_<name>` of several, and `tau`."""
+    """What changes from round to round: `alpha` and `ema_alpha`, or `alpha_<name>` of several, and `tau`."""
     found = []
+    growth = config.sampler.ema_growth if config.sampler.ema else 0.0
     for choice in config.regs:
-        regularizer = regularizers[choice.name]
+        regularizer, label = regularizers[choice.name], "" if len(config.regs) == 1 else f"_{choice.name}"
         schedule = alpha_schedule(choice.term, regularizer.alpha)
-        name = "alpha" if len(config.regs) == 1 else f"alpha_{choice.name}"
-        found += [Knob(name, regularizer, "alpha", schedule)] if schedule else []
+        found += [Knob(f"alpha{label}", regularizer, "alpha", schedule)] if schedule else []
+        schedule = ema_alpha_schedule(choice.term, growth, config.train.rounds)
+        found += [Knob(f"ema_alpha{label}", regularizer.anchor, "ema_alpha", schedule)] if schedule else []
     if isinstance(config.weighting, TauConfig):
         schedule = tau_schedule(config.weighting)
         found += [Knob("tau", weighting, "tau", schedule)] if schedule else []

@@ -44,7 +44,7 @@ class SamplerConfig(ComponentConfig):
 
     name: str = Field(description="Solver of the ODE from noise to data.")
     ema: float = Field(
-        0.8, ge=0, lt=1, description="Decay per round of the average that is sampled from; 0 is a hard copy."
+        0.8, ge=0, lt=1, description="Decay in the first round of the average that is sampled from; 0 is a hard copy."
     )
     ema_growth: float = Field(
         0.025,
@@ -99,11 +99,14 @@ class TauConfig(WeightingConfig):
 
 
 class AdvantageConfig(TauConfig):
-    """Signed, centred per prompt, clipped."""
+    """Signed, centred per prompt, clipped, lowered."""
 
-    name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped.")
+    name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped, lowered.")
     tau: float = Field(0.8, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
     clip: float = Field(3.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
+    margin: float = Field(
+        0.125, ge=0, le=100, description="What is subtracted from it: more of it keeps more diversity, at less reward."
+    )
 
 
 class GroupAdvantageConfig(TauConfig):
@@ -196,7 +199,11 @@ class RegConfig(ComponentConfig):
         "reference", description="What the policy is held to: the reference, the sampling policy (an EMA), or both."
     )
     ema_alpha: float = Field(
-        0.5, ge=0, le=1e6, description="With anchor=both: strength that holds to the sampling policy, besides alpha."
+        0.6,
+        ge=0,
+        le=1e6,
+        description="With anchor=both: strength that holds to the sampling policy, besides alpha; it grows with the "
+        "square root of the rounds that the policy spans.",
     )
     schedule: Literal["constant", "linear", "cosine", "target"] = Field(
         "constant",

@@ -16,13 +16,13 @@ from orwcfm_core.registry import blame
 __all__ = ["Anchor", "Penalty", "Regularizer", "Sum", "penalise"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Anchor:
     """What a regularizer holds the policy to.
 
     Args:
         reference: Whether its alpha holds to the reference; otherwise to the sampling policy.
-        ema_alpha: Strength that holds to the sampling policy besides, at least 0.
+        ema_alpha: Strength that holds to the sampling policy besides, at least 0; a schedule may change it.
     """
 
     reference: bool = True

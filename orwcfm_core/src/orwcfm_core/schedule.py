@@ -1,4 +1,4 @@
-"""Strengths that change from round to round: alpha of a regularizer, tau of a weighting. No torch in here."""
+"""Strengths that change from round to round: of a regularizer's anchors, tau of a weighting. No torch in here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import Any
 
 from orwcfm_core.config import RegConfig, TauConfig
 
-__all__ = ["Between", "Cosine", "Knob", "Linear", "Schedule", "Schedules", "Target", "alpha_schedule", "tau_schedule"]
+__all__ = [
+    "Between",
+    "Cosine",
+    "Growing",
+    "Knob",
+    "Linear",
+    "Schedule",
+    "Schedules",
+    "Target",
+    "alpha_schedule",
+    "ema_alpha_schedule",
+    "tau_schedule",
+]
 
 
 class Schedule(ABC):
@@ -62,6 +74,24 @@ class Cosine(Between):
 
     def at(self, progress: float) -> float:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Growing(Schedule):
+    """`start sqrt(1 + growth k)` with k rounds done: the square root of the span of `EMA`.
+
+    Args:
+        start: In the first round.
+        growth: Of the span, per round.
+        rounds: Of the whole run.
+    """
+
+    start: float
+    growth: float
+    rounds: int
+
+    def at(self, progress: float) -> float:
+        return self.start * math.sqrt(1 + self.growth * progress * max(1, self.rounds - 1))
 
 
 class Target(Schedule):
@@ -179,6 +209,17 @@ def alpha_schedule(config: RegConfig, alpha: float) -> Schedule | None:
         assert config.divergence is not None
         return Target(alpha, config.divergence)
     return _shape(config.schedule, alpha, config.alpha_end)
+
+
+def ema_alpha_schedule(config: RegConfig, growth: float, rounds: int) -> Schedule | None:
+    """The schedule of the strength that holds to the sampling policy; None if it stays as it is.
+
+    Args:
+        config: Options that every regularizer has.
+        growth: Of the rounds that the sampling policy spans, per round (`sampler.ema_growth`).
+        rounds: Of the whole run.
+    """
+    return Growing(config.ema_alpha, growth, rounds) if config.anchor == "both" and growth else None
 
 
 def tau_schedule(config: TauConfig) -> Schedule | None:

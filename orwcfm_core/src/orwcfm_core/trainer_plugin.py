@@ -16,6 +16,9 @@ def orwcfm_trainers() -> list[TrainerSpec]:
             config=TrainConfig,
             factory="orwcfm_core.orw_cfm:OrwCfm",
             references=("Fan et al., ICLR 2025, arXiv:2502.06061",),
-            run={"reg": {"name": "w2", "anchor": "both", "ema_alpha": 0.5}},
+            run={
+                "reg": {"name": "w2", "anchor": "both", "ema_alpha": 0.6},
+                "sampler": {"ema": 0.5, "ema_growth": 0.1},
+            },
         )
     ]

@@ -115,24 +115,31 @@ class TopK(Weighting):
 
 
 class Advantage(Weighting):
-    """Signed weights, centred per prompt and clipped: `w = tau clip((r - mean) / scale, -clip, clip)`.
+    """Signed weights, centred per prompt: `w = tau (clip((r - mean) / scale, -clip, clip) - margin)`.
 
     The scale is the largest standard deviation within prompts of any round so far. At first the policy is the
     reference, so scores are measured in units of their spread under the reference; and as the policy converges and
     the spread shrinks, the weights shrink with it, instead of blowing up differences that no longer matter.
 
+    On exact samples of the policy a constant added to the weights changes no expected gradient. On those that a sampler
+    draws in a few steps it does: a positive one makes the policy learn their errors, and lose diversity.
+
     References:
         Advantage Weighted Matching (Xue et al., 2025), arXiv:2509.25050
         DiffusionNFT: Online Diffusion Reinforcement with Forward Process (Zheng et al., 2025), arXiv:2509.16117
+        The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning (Zhu et al., 2025), arXiv:2506.01347:
+        more weight for bad samples keeps diversity
 
     Args:
         tau: Strength; the regression pulls towards the reference with alpha / tau.
-        clip: Largest absolute advantage before tau.
+        clip: Largest absolute advantage, before margin and tau.
+        margin: What a sample must be better than the mean by for a positive weight, in units of the scale, at least 0.
     """
 
-    def __init__(self, tau: float, clip: float) -> None:
+    def __init__(self, tau: float, clip: float, margin: float = 0.0) -> None:
         self.tau = tau
         self.clip = clip
+        self.margin = margin
         self.scale = 0.0
 
     def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
@@ -147,7 +154,8 @@ class Advantage(Weighting):
             self.scale = max(self.scale, spread)
         if self.scale == 0.0:
             return torch.zeros_like(scores)
-        return (self.tau * (centred / self.scale).clamp(-self.clip, self.clip)).to(scores)
+        lowered = (centred / self.scale).clamp(-self.clip, self.clip) - self.margin
+        return (self.tau * lowered * valid).to(scores)
 
     def state(self) -> dict[str, float]:
         return {"scale": self.scale}
@@ -216,7 +224,7 @@ def build_weighting(config: WeightingConfig) -> Weighting:
         case TopKConfig():
             return TopK(config.fraction)
         case AdvantageConfig():
-            return Advantage(config.tau, config.clip)
+            return Advantage(config.tau, config.clip, config.margin)
         case GroupAdvantageConfig():
             return GroupAdvantage(config.tau, config.clip, config.spread)
     raise TypeError(f"expected a weighting's configuration, got {type(config).__name__}")
