@@ -34,6 +34,7 @@ TASKS: Mapping[str, Mapping[str, Any]] = {
     "digits": {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]},
 }
 LINES = (*COLOURS, "#8c510a", "#999933")
+CORNER = ([0.94, 0.96, 0.98, 1], [0.8, 0.85, 0.9, 0.95, 1])
 ANCHORED, FREE = (0.03, 0.1, 0.3), (0.0, 0.1, 0.3)
 METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
     "default": ({}, ANCHORED),
@@ -78,7 +79,8 @@ def table(done: Mapping[str, Found], task: str, seeds: Sequence[int]) -> Iterato
     before = done[task]
     yield row("", "alpha", "reward", "judge", "diversity kept", "rounds", "seeds")
     yield row("pre-trained", "", f"{before['reward_mean']:.3f}", f"{judged(before):.3f}", "1.00", "", "")
-    series = []
+    series: list[Series] = []
+    corner: list[Series] = []
     for i, (method, (_, alphas)) in enumerate(METHODS.items()):
         points = []
         for alpha in alphas:
@@ -90,12 +92,19 @@ def table(done: Mapping[str, Found], task: str, seeds: Sequence[int]) -> Iterato
             cells = [spread(values, 3) for values in scores]
             yield row(method, f"{alpha:g}", *cells, spread(kept, 2), int(runs[0]["rounds"]), len(runs))
             points.append((statistics.mean(scores[1]), statistics.mean(kept)))
-        judges, diversities = [x for x, _ in points], [y for _, y in points]
-        if points:
-            series += [Series(label, LINES[i], judges, diversities, not label) for label in (method, "")]
+        series += curve(method, LINES[i], points)
+        corner += curve(method, LINES[i], [(x, y) for x, y in points if x >= CORNER[0][0] and y >= CORNER[1][0]])
     ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2])
     title = {"footwear": "Footwear", "digits": "Even digits"}[task]
-    save(IMAGES / f"results-trainers-{task}.png", [Panel(title, "judge", "diversity kept", series, ticks)])
+    panels = [Panel(title, "judge", "diversity kept", series, ticks)]
+    panels.append(Panel("The upper right corner", "judge", "diversity kept", corner, CORNER))
+    save(IMAGES / f"results-trainers-{task}.png", panels)
+
+
+def curve(label: str, colour: str, points: Sequence[tuple[float, float]]) -> list[Series]:
+    """A line and its dots; nothing without a point."""
+    x, y = [x for x, _ in points], [y for _, y in points]
+    return [Series(name, colour, x, y, not name) for name in (label, "")] if points else []
 
 
 def judged(found: Found) -> float:
