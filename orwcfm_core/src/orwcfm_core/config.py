@@ -203,7 +203,7 @@ class RegConfig(ComponentConfig):
         ge=0,
         le=1e6,
         description="With anchor=both: strength that holds to the sampling policy, besides alpha; it grows with the "
-        "square root of the rounds that the policy spans.",
+        "square root of the rounds that policy spans.",
     )
     schedule: Literal["constant", "linear", "cosine", "target"] = Field(
         "constant",

@@ -122,7 +122,8 @@ class Advantage(Weighting):
     the spread shrinks, the weights shrink with it, instead of blowing up differences that no longer matter.
 
     On exact samples of the policy a constant added to the weights changes no expected gradient. On those that a sampler
-    draws in a few steps it does: a positive one makes the policy learn their errors, and lose diversity.
+    draws in a few steps a positive one pulls towards their errors, and a negative one pushes away from them. With more
+    margin more diversity was kept (docs/results.md).
 
     References:
         Advantage Weighted Matching (Xue et al., 2025), arXiv:2509.25050
