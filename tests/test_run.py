@@ -14,7 +14,7 @@ from orwcfm_core.testing.trainers import METRICS
 from PIL import Image
 from safetensors.torch import load_file
 
-ALL_METRICS = {*METRICS, "skipped", "heldout_class-probability"}
+ALL_METRICS = {*METRICS, "skipped", "heldout_class-probability", "ema_alpha"}
 GMM = ("--backbone", "gmm", "--reward", "component", "--reg", "w2", "--set", "train.samples=64")
 
 
