@@ -52,6 +52,8 @@ VARIANTS: dict[str, Sequence[str]] = {
         *("--reward", "component:0.7", "--reward", "moody:0.3", "--weighting", "advantage"),
         *("--set", "reward.component.normalise=z-score", "--set", "reward.moody.normalise=z-score"),
         *("--set", "reward.component.window=100", "--set", "reward.moody.on_error=drop"),
+        # Five rounds in a row without a valid score are luck here, not an end.
+        *("--set", "train.max_skipped=1000"),
     ),
 }
 # What it does depends on the samples alone: a count of calls would not survive the process.
