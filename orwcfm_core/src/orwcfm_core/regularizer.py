@@ -53,11 +53,10 @@ class Regularizer(ABC):
         alpha: Strength, at least 0. With weights of mean 1 it is comparable across rewards (docs/method.md).
     """
 
-    anchor = Anchor()
-    """What it holds to; the run sets it (option `reg.anchor`)."""
-
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
+        self.anchor = Anchor()
+        """What it holds to; the run sets it (option `reg.anchor`)."""
 
     @abstractmethod
     def penalty(self, v: Tensor, v_ref: Tensor, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:

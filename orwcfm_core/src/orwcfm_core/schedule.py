@@ -91,7 +91,7 @@ class Growing(Schedule):
     rounds: int
 
     def at(self, progress: float) -> float:
-        return self.start * math.sqrt(1 + self.growth * progress * max(1, self.rounds - 1))
+        return self.start * math.sqrt(1 + self.growth * progress * (self.rounds - 1))
 
 
 class Target(Schedule):

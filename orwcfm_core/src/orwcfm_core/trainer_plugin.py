@@ -17,7 +17,7 @@ def orwcfm_trainers() -> list[TrainerSpec]:
             factory="orwcfm_core.orw_cfm:OrwCfm",
             references=("Fan et al., ICLR 2025, arXiv:2502.06061",),
             run={
-                "reg": {"name": "w2", "anchor": "both", "ema_alpha": 0.6},
+                "reg": {"name": "w2", "anchor": "both"},
                 "sampler": {"ema": 0.5, "ema_growth": 0.1},
             },
         )
