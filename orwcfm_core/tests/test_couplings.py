@@ -49,6 +49,17 @@ def test_optimal_transport_undoes_a_shuffle() -> None:
     assert torch.equal(optimal_transport(x_0[order], x_1), x_0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_of_equal_samples_keeps_its_order(seed: int) -> None:
+    x_0, x_1 = pairs(12, seed)[0], pairs(4, seed)[1].repeat_interleave(3, dim=0)
+    moved = optimal_transport(x_0, x_1)
+    places = [x_0.tolist().index(row) for row in moved.tolist()]
+    assert sorted(places) == list(range(12))
+    assert all(places[i : i + 3] == sorted(places[i : i + 3]) for i in range(0, 12, 3))
+    any_order = moved.view(4, 3, 2).flip(1).reshape(12, 2)
+    assert cost(any_order, x_1) == pytest.approx(cost(moved, x_1))
+
+
 def test_independent_is_the_noise_as_it_comes() -> None:
     x_0, x_1 = pairs(10, 8)
     assert torch.equal(couple("independent", x_0, x_1), x_0)

@@ -28,7 +28,8 @@ def optimal_transport(x_0: Tensor, x_1: Tensor) -> Tensor:
     """Permute noise to minimise `sum |x_0 - x_1|^2` over the batch, leaving samples where they are.
 
     An assignment, not a plan that is sampled from: drawing pairs would reorder the samples as well, and each would
-    be trained with another one's weight.
+    be trained with another one's weight. Samples that are equal, as the draws of one are, keep the order of their
+    noise: any other costs the same, and rounding would choose among them.
 
     References:
         Improving and generalizing flow-based generative models with minibatch optimal transport (Tong et al., 2023),
@@ -49,5 +50,9 @@ def optimal_transport(x_0: Tensor, x_1: Tensor) -> Tensor:
     except ImportError as e:
         raise UserError("train.coupling: optimal-transport needs scipy; pip install 'orwcfm-core[ot]'") from e
     cost = torch.cdist(x_1.flatten(1).cpu().double(), x_0.flatten(1).cpu().double()).square()
-    _, order = linear_sum_assignment(cost.numpy())
-    return x_0[torch.from_numpy(order).to(x_0.device)]
+    order = torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
+    _, same = x_1.flatten(1).cpu().unique(dim=0, return_inverse=True)
+    # Places in x_0, 0 to B - 1, by sample and ascending within each.
+    ordered = order[(same * len(order) + order).argsort()]
+    order[same.argsort(stable=True)] = ordered
+    return x_0[order.to(x_0.device)]
