@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from orwcfm_core.errors import RunError
-from orwcfm_core.orw_cfm import Weighed, learning_rate, stratified_times
+from orwcfm_core.orw_cfm import Lesson, learning_rate, stratified_times
 from orwcfm_core.reward import Scores
 from orwcfm_core.trainer import SkippedTooOften, State
 from orwcfm_core.weighting import Advantage, Exp, Softmax
@@ -131,7 +131,7 @@ def test_a_negative_weight_never_asks_for_more_than_twice_the_distance(lab: Any,
     policy, reference = state.components.backbone.policy(), state.components.backbone.reference()
     x_1, w = torch.randn(64, 2, generator=state.generator), -torch.ones(64)
     with torch.no_grad():
-        batch = trainer._draw(state, Weighed.of(x_1, w, {}, draws=1))
+        batch = trainer._draw(state, Lesson(x_1, w, w < 0, torch.zeros(64, dtype=torch.long), {}))
         v_old, v_ref = (field.velocity(batch.t, batch.x_t, {}) for field in (policy, reference))
         y_t = trainer._targets(state, batch, v_ref, None)
     mirrored, distance = 2 * v_old - batch.u_t, (v_ref - batch.u_t).norm(dim=1)
@@ -147,7 +147,7 @@ def test_a_negative_weight_never_asks_for_more_than_twice_the_distance(lab: Any,
 @pytest.mark.parametrize("micro_batch", [1, 7, 64])
 def test_micro_batch_never_changes_the_result(lab: Any, weighting: Any, coupling: str, micro_batch: int) -> None:
     def result(size: int) -> list[Tensor]:
-        fresh = Exp(2.0) if weighting is Exp else Advantage(1.0, 1.0)
+        fresh = Exp(2.0) if weighting is Exp else Advantage(1.0, 1.0, neighbours=4, fade=True)
         options = {"coupling": coupling, "alpha": 0.3, "ema": 0.5, "draws": 2, "samples": 20}
         return train(lab, weighting=fresh, micro_batch=size, **options)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from orwcfm_core.weighting import Advantage, Exp, GroupAdvantage, Softmax, TopK, Weighting
+from orwcfm_core.weighting import Advantage, Exp, GroupAdvantage, Softmax, TopK, Weighting, nearest_mean
 from torch import Tensor
 
 POSITIVE: dict[str, Callable[[], Weighting]] = {
@@ -173,6 +173,98 @@ def test_advantage_shrinks_with_the_spread_and_its_scale_survives_a_resume() -> 
     for weighting in (first, resumed):
         torch.testing.assert_close(weighting.weights(scores / 10, valid, groups), w / 10)
     assert first.state() == resumed.state()
+
+
+def points(draws: int, dim: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Times, points on paths and the samples of `batch` that these lead to."""
+    g = torch.Generator().manual_seed(3)
+    x_1 = torch.randn(24, dim, generator=g)
+    t = torch.rand(24 * draws, generator=g)
+    t[:2] = torch.tensor([0.0, 1.0])
+    s = t[:, None]
+    return t, (1 - s) * torch.randn(len(t), dim, generator=g) + s * x_1.repeat_interleave(draws, dim=0), x_1
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "advantage"])
+def test_points_weigh_what_their_samples_do_unless_neighbours_are_asked_for(name: str) -> None:
+    scores, valid, groups = batch()
+    weighting = ALL[name]()
+    w = weighting.weights(scores, valid, groups)
+    assert torch.equal(weighting.local(w, *points(2), valid, groups), w.repeat_interleave(2))
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("count", [1, 4, 100])
+def test_baseline_is_the_mean_of_the_nearest_other_samples_of_the_prompt(draws: int, count: int) -> None:
+    values, valid, groups = batch()
+    t, x_t, x_1 = points(draws)
+    found = nearest_mean(count, values, t, x_t, x_1, valid, groups)
+    for n, (time, x) in enumerate(zip(t.double(), x_t.double(), strict=True)):
+        own = n // draws
+        others = [j for j in range(24) if j != own and valid[j] and groups[j] == groups[own]]
+        # At t = 0 distances are all the same; their order is that of the limit.
+        time = time.clamp_min(1e-7)
+        others.sort(key=lambda j: float((x - time * x_1[j].double()).square().sum()))
+        assert float(found[n]) == pytest.approx(float(values[others[:count]].mean()), abs=1e-5)
+
+
+def test_a_sample_alone_with_its_prompt_has_no_baseline() -> None:
+    scores, (t, x_t, x_1) = torch.randn(24), points(1)
+    alone = torch.arange(24)
+    assert not nearest_mean(4, scores, t, x_t, x_1, torch.ones(24, dtype=torch.bool), alone).any()
+
+
+def test_local_weights_are_relative_to_the_baseline_lowered_and_fade() -> None:
+    scores, valid, groups = batch()
+    t, x_t, x_1 = points(2)
+    plain, weighting = Advantage(0.8, 2.0), Advantage(0.8, 2.0, 0.3, neighbours=3, fade=True)
+    advantages = plain.weights(scores, valid, groups)
+    baselines = nearest_mean(3, advantages, t, x_t, x_1, valid, groups)
+    expected = (advantages.repeat_interleave(2) - baselines - 0.8 * 0.3) * 6 * t * (1 - t)
+    w = weighting.local(weighting.weights(scores, valid, groups), t, x_t, x_1, valid, groups)
+    torch.testing.assert_close(w, torch.where(valid.repeat_interleave(2), expected, 0.0))
+
+
+def test_where_all_neighbours_are_as_good_only_the_margin_is_left() -> None:
+    # Two kinds of samples, far apart, one good and one bad: near data every point knows which it leads to.
+    scores = torch.tensor([0.0, 1.0]).repeat(12)
+    x_1 = 100 * scores[:, None] + points(1)[2]
+    t = torch.full((24,), 0.9)
+    x_t = 0.1 * points(1)[1] + 0.9 * x_1
+    weighting = Advantage(1.0, 2.0, 0.25, neighbours=4)
+    valid, groups = everything(24)
+    w = weighting.local(weighting.weights(scores, valid, groups), t, x_t, x_1, valid, groups)
+    torch.testing.assert_close(w, torch.full((24,), -0.25))
+
+
+def test_equal_scores_weigh_nothing_at_points_as_well() -> None:
+    weighting = Advantage(1.0, 2.0, 0.25, neighbours=4, fade=True)
+    w = weighting.weights(torch.ones(24), *everything(24))
+    assert not weighting.local(w, *points(1), *everything(24)).any()
+
+
+def test_a_baseline_changes_no_expected_gradient() -> None:
+    # Standard normal samples, whose velocity at x_t is known: times what is left of u_t, a function of x_t and of other
+    # samples has mean 0. With the own sample among the neighbours it has not.
+    g = torch.Generator().manual_seed(0)
+    valid, groups = everything(64)
+    means: dict[bool, list[Tensor]] = {True: [], False: []}
+    for _ in range(1600):
+        x_1, x_0 = torch.randn(64, 2, generator=g), torch.randn(64, 2, generator=g)
+        t = torch.rand(64, generator=g)
+        s = t[:, None]
+        x_t = (1 - s) * x_0 + s * x_1
+        left = x_1 - x_0 - (2 * s - 1) / ((1 - s) ** 2 + s**2) * x_t
+        reward = x_1[:, 0]
+        others = nearest_mean(1, reward, t, x_t, x_1, valid, groups)
+        nearest = (x_t[:, None] - s[:, None] * x_1).square().sum(2).topk(1, largest=False).indices
+        for excluded, baseline in ((True, others), (False, reward[nearest].mean(1))):
+            means[excluded].append((baseline * left[:, 0]).mean())
+    t_values = {
+        excluded: float(torch.stack(found).mean() / torch.stack(found).std()) * 40 for excluded, found in means.items()
+    }
+    assert abs(t_values[True]) < 3
+    assert abs(t_values[False]) > 6
 
 
 @pytest.mark.parametrize("name", POSITIVE)

@@ -107,6 +107,14 @@ class AdvantageConfig(TauConfig):
     margin: float = Field(
         0.125, ge=0, le=100, description="What is subtracted from it: more of it keeps more diversity, at less reward."
     )
+    neighbours: int = Field(
+        8,
+        ge=0,
+        le=10_000,
+        description="A point's weight is relative to the mean of this many other samples that it may lead to; 0: to "
+        "the prompt's.",
+    )
+    fade: bool = Field(True, description="Weigh by 6 t (1-t): less near noise and near data.")
 
 
 class GroupAdvantageConfig(TauConfig):

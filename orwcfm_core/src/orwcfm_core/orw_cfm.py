@@ -21,7 +21,7 @@ from orwcfm_core.overlap import Drawn, draw_and_score
 from orwcfm_core.regularizer import penalise
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer, repeat_condition
 
-__all__ = ["Batch", "OrwCfm", "Rollout", "Weighed", "learning_rate", "mean_square", "stratified_times"]
+__all__ = ["Batch", "Lesson", "OrwCfm", "Rollout", "learning_rate", "mean_square", "stratified_times"]
 
 log = logging.getLogger(__name__)
 
@@ -29,30 +29,22 @@ _SUMS = ("loss", "penalty", "velocity_divergence")
 _ALL = slice(None)
 
 
-class Weighed(NamedTuple):
-    """What all updates of a round work on; N is samples times draws.
+class Lesson(NamedTuple):
+    """What all updates of a round learn from: B samples.
 
     Args:
-        x_1: Samples, each as often as it is drawn for, `(N, *)`.
-        w: Their weights, `(N,)`.
-        condition: For N samples.
-        negative: Rows whose weight is negative, ascending, `(M,)`.
-        at: The same on the host, which thus need not ask the device how many fall into a micro-batch.
+        x_1: The samples, `(B, *)`, or whatever else a method draws its points from.
+        w: Their weights, `(B,)`.
+        valid: Which of them count, `(B,)`.
+        groups: Number of each one's prompt, `(B,)`.
+        condition: For B samples.
     """
 
     x_1: Tensor
     w: Tensor
+    valid: Tensor
+    groups: Tensor
     condition: Condition
-    negative: Tensor
-    at: Sequence[int]
-
-    @classmethod
-    def of(cls, x_1: Tensor, weights: Tensor, condition: Condition, draws: int) -> Weighed:
-        """Each sample `draws` times."""
-        w = weights.repeat_interleave(draws)
-        negative = (w < 0).nonzero().flatten()
-        x_1 = x_1.repeat_interleave(draws, dim=0)
-        return cls(x_1, w, repeat_condition(condition, draws), negative, negative.tolist())
 
 
 @dataclass(frozen=True)
@@ -95,8 +87,8 @@ class Batch(NamedTuple):
         u_t: Velocities of the paths, `x_1 - x_0`, `(N, *)`.
         w: Weights, `(N,)`.
         condition: For N samples.
-        negative: As in `Weighed`.
-        at: As in `Weighed`.
+        negative: Rows whose weight is negative, ascending, `(M,)`.
+        at: The same on the host, which thus need not ask the device how many fall into a micro-batch.
     """
 
     t: Tensor
@@ -152,12 +144,11 @@ class OrwCfm(Trainer):
         parts.schedules.begin(state.round, config.rounds)
         rollout = self.collect(state)
         scored, valid = rollout.scored, rollout.valid
-        x_1, weights, condition = self.lesson(state, rollout)
-        weighed = Weighed.of(x_1, weights, condition, config.draws)
+        lesson = self.lesson(state, rollout)
         updates = range(config.updates) if valid.any() else ()
         if not updates:
             self._skip(state, config.updates, "no sample has a valid score", {"x_1": rollout.x_1})
-        trace = [self._update(state, weighed, i) for i in updates]
+        trace = [self._update(state, lesson, i) for i in updates]
         parts.objective.observe(scored.raw, valid)
         if trace:
             state.ema.update(state.round)
@@ -176,7 +167,7 @@ class OrwCfm(Trainer):
             **self._heldout(state, rollout.x_1, rollout.images, rollout.prompts),
             "velocity_divergence": done[0]["velocity_divergence"] if done else None,
             "diversity": diversity(parts.features(rollout.images)),
-            "ess": effective_sample_size(weights),
+            "ess": effective_sample_size(lesson.w),
             **{key: done[-1][key] if done else None for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),
             "skipped": config.updates - len(done),
@@ -192,15 +183,11 @@ class OrwCfm(Trainer):
         noise = state.noise(len(prompts))
         return Rollout.of(prompts, groups, draw_and_score(state, noise, prompts, self.config.overlap, state.sample))
 
-    def lesson(self, state: State, rollout: Rollout) -> tuple[Tensor, Tensor, Condition]:
-        """What the updates of a round learn from.
-
-        Returns:
-            Samples `(B, *)`, their weights `(B,)` and their condition.
-        """
+    def lesson(self, state: State, rollout: Rollout) -> Lesson:
+        """What the updates of a round learn from."""
         parts = state.components
-        weights = parts.weighting.weights(rollout.scored.signal, rollout.valid, rollout.groups)
-        return rollout.x_1, weights, parts.backbone.encode(rollout.prompts)
+        w = parts.weighting.weights(rollout.scored.signal, rollout.valid, rollout.groups)
+        return Lesson(rollout.x_1, w, rollout.valid, rollout.groups, parts.backbone.encode(rollout.prompts))
 
     def points(self, state: State, x_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a time and a point on a path to each sample.
@@ -216,6 +203,10 @@ class OrwCfm(Trainer):
         t = stratified_times(len(x_1), state.generator)
         s = t.view(-1, *[1] * (x_1.ndim - 1))
         return t, (1 - s) * x_0 + s * x_1, x_1 - x_0
+
+    def weights(self, state: State, lesson: Lesson, t: Tensor, x_t: Tensor) -> Tensor:
+        """Weights of points `(N, *)` at times `(N,)`, those of the same sample side by side, `(N,)`."""
+        return state.components.weighting.local(lesson.w, t, x_t, lesson.x_1, lesson.valid, lesson.groups)
 
     def evaluations(self, state: State, batch: Batch) -> int:
         """Model evaluations of an update: of policy, reference, and the sampling policy where it is needed."""
@@ -239,17 +230,17 @@ class OrwCfm(Trainer):
             means[f"heldout_{judge.name}"] = mean_and_std(values[valid])[0]
         return means
 
-    def _update(self, state: State, weighed: Weighed, index: int) -> dict[str, Any]:
+    def _update(self, state: State, lesson: Lesson, index: int) -> dict[str, Any]:
         """One step of the optimiser on all samples of the round; skipped where it would end in something not finite."""
         step = state.round * self.config.updates + index
         lr = learning_rate(self.config, step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        batch = self._draw(state, weighed)
+        batch = self._draw(state, lesson)
         sums = state.fit(lambda micro_batch: self._backward(state, batch, micro_batch))
         state.scaler.unscale_(state.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm)
-        # The only place in an update where the host waits for the device.
+        # Here, and for the signs of the weights, the host waits for the device.
         *totals, grad_norm = torch.cat([sums, norm.to(sums).view(1)]).tolist()
         found: dict[str, Any] = {name: total / len(batch.t) for name, total in zip(_SUMS, totals, strict=True)}
         found |= {"grad_norm": grad_norm, "lr": lr, "nfe": self.evaluations(state, batch)}
@@ -259,7 +250,7 @@ class OrwCfm(Trainer):
             state.skipped = 0
         state.scaler.update()
         if not finite:
-            self._skip(state, 1, "the loss or its gradient is not finite", {"x_1": weighed.x_1, **batch.tensors()})
+            self._skip(state, 1, "the loss or its gradient is not finite", {"x_1": lesson.x_1, **batch.tensors()})
             found["loss"] = None
         return found
 
@@ -289,10 +280,13 @@ class OrwCfm(Trainer):
             sums += torch.stack([losses[name].detach().float().sum() for name in _SUMS])
         return sums
 
-    def _draw(self, state: State, weighed: Weighed) -> Batch:
-        """Draw times and noise for every sample."""
-        t, x_t, u_t = self.points(state, weighed.x_1)
-        return Batch(t, x_t, u_t, *weighed[1:])
+    def _draw(self, state: State, lesson: Lesson) -> Batch:
+        """Draw times and noise, `draws` for every sample."""
+        draws = self.config.draws
+        t, x_t, u_t = self.points(state, lesson.x_1.repeat_interleave(draws, dim=0))
+        w = self.weights(state, lesson, t, x_t)
+        negative = (w < 0).nonzero().flatten()
+        return Batch(t, x_t, u_t, w, repeat_condition(lesson.condition, draws), negative, negative.tolist())
 
     def _losses(self, state: State, batch: Batch) -> dict[str, Tensor]:
         """Loss, penalty and divergence of a micro-batch, each `(B,)`."""

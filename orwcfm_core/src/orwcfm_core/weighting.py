@@ -39,6 +39,22 @@ class Weighting(ABC):
             Weights, `(B,)`, 0 where invalid.
         """
 
+    def local(self, w: Tensor, t: Tensor, x_t: Tensor, x_1: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        """Weigh points on the paths to the samples; unless a weighting says otherwise, as the samples.
+
+        Args:
+            w: What `weights` returned, `(B,)`.
+            t: Times of N points, those of the same sample side by side, `(N,)`; N is a multiple of B.
+            x_t: The points, `(N, *)`.
+            x_1: The samples, `(B, *)`.
+            valid: As in `weights`.
+            groups: As in `weights`.
+
+        Returns:
+            Weights, `(N,)`.
+        """
+        return w.repeat_interleave(len(t) // len(w))
+
     def state(self) -> dict[str, float]:
         """What must survive a resume."""
         return {}
@@ -115,32 +131,44 @@ class TopK(Weighting):
 
 
 class Advantage(Weighting):
-    """Signed weights, centred per prompt: `w = tau (clip((r - mean) / scale, -clip, clip) - margin)`.
+    """Signed weights, centred per prompt: `w = tau (A - margin)`, `A = clip((r - mean) / scale, -clip, clip)`.
 
     The scale is the largest standard deviation within prompts of any round so far. At first the policy is the
     reference, so scores are measured in units of their spread under the reference; and as the policy converges and
     the spread shrinks, the weights shrink with it, instead of blowing up differences that no longer matter.
 
-    On exact samples of the policy a constant added to the weights changes no expected gradient. On those that a sampler
-    draws in a few steps a positive one pulls towards their errors, and a negative one pushes away from them. With more
-    margin more diversity was kept (docs/results.md).
+    A point on the path to a sample weighs `tau b(t) (A - V(x_t) - margin)`. The baseline V is the mean advantage of
+    those `neighbours` other samples y of the prompt that the point most likely leads to, that is, with the smallest
+    |x_t - t y|: where most of what can become of x_t is bad, one more bad sample says nothing. With `fade`, b is the
+    density of Beta(2, 2), `6 t (1 - t)`, and else 1: near noise, where a point hardly tells kinds of samples apart, and
+    near data, where nothing is left to change, samples weigh less.
+
+    On exact samples of the policy neither a constant added to the weights nor a function of x_t changes the expected
+    gradient. On those that a sampler draws in a few steps a positive constant pulls towards their errors, and a
+    negative one pushes away from them. With more margin more diversity was kept (docs/results.md).
 
     References:
         Advantage Weighted Matching (Xue et al., 2025), arXiv:2509.25050
         DiffusionNFT: Online Diffusion Reinforcement with Forward Process (Zheng et al., 2025), arXiv:2509.16117
         The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning (Zhu et al., 2025), arXiv:2506.01347:
         more weight for bad samples keeps diversity
+        Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning (Williams, 1992):
+        baselines
 
     Args:
         tau: Strength; the regression pulls towards the reference with alpha / tau.
         clip: Largest absolute advantage, before margin and tau.
         margin: What a sample must be better than the mean by for a positive weight, in units of the scale, at least 0.
+        neighbours: Samples that the baseline is the mean of; 0 is none.
+        fade: Whether weights fade towards noise and data.
     """
 
-    def __init__(self, tau: float, clip: float, margin: float = 0.0) -> None:
+    def __init__(self, tau: float, clip: float, margin: float = 0.0, neighbours: int = 0, fade: bool = False) -> None:
         self.tau = tau
         self.clip = clip
         self.margin = margin
+        self.neighbours = neighbours
+        self.fade = fade
         self.scale = 0.0
 
     def weights(self, scores: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
@@ -157,6 +185,15 @@ class Advantage(Weighting):
             return torch.zeros_like(scores)
         lowered = (centred / self.scale).clamp(-self.clip, self.clip) - self.margin
         return (self.tau * lowered * valid).to(scores)
+
+    def local(self, w: Tensor, t: Tensor, x_t: Tensor, x_1: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+        local = super().local(w, t, x_t, x_1, valid, groups)
+        if self.neighbours and self.scale:
+            # Baselines are means of A, and w is tau (A - margin).
+            lowered = torch.where(valid, w + self.tau * self.margin, 0.0)
+            local = local - nearest_mean(self.neighbours, lowered, t, x_t, x_1, valid, groups)
+            local = local * valid.repeat_interleave(len(t) // len(w))
+        return local * 6 * t * (1 - t) if self.fade else local
 
     def state(self) -> dict[str, float]:
         return {"scale": self.scale}
@@ -196,6 +233,33 @@ class GroupAdvantage(Weighting):
         return (self.tau * w).to(scores)
 
 
+def nearest_mean(
+    count: int, values: Tensor, t: Tensor, x_t: Tensor, x_1: Tensor, valid: Tensor, groups: Tensor
+) -> Tensor:
+    """Mean of values over the samples that a point most likely leads to, its own left out.
+
+    Args:
+        count: Samples to take, at least 1; fewer where the prompt has fewer.
+        values: One per sample, `(B,)`.
+        t: As in `Weighting.local`.
+        x_t: As in `Weighting.local`.
+        x_1: As in `Weighting.local`.
+        valid: Which samples may be taken, `(B,)`.
+        groups: As in `Weighting.local`; only samples of the own prompt are taken.
+
+    Returns:
+        `(N,)`, 0 where there is no sample to take.
+    """
+    y, own = x_1.flatten(1).float(), torch.arange(len(x_1), device=x_1.device)
+    # (|x_t - t y|^2 - |x_t|^2) / t, which has the same order, at t = 0 as well.
+    distances = t[:, None] * y.square().sum(1) - 2 * x_t.flatten(1).float() @ y.T
+    others = valid & (groups[:, None] == groups) & (own[:, None] != own)
+    distances.masked_fill_(~others.repeat_interleave(len(t) // len(x_1), dim=0), torch.inf)
+    near = distances.topk(min(count, len(x_1)), largest=False)
+    found = near.values.isfinite()
+    return (values[near.indices] * found).sum(1) / found.sum(1).clamp_min(1)
+
+
 def _exact(scores: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Scores in float64, 0 where invalid, and which are valid; both on the CPU."""
     valid = valid.cpu()
@@ -225,7 +289,7 @@ def build_weighting(config: WeightingConfig) -> Weighting:
         case TopKConfig():
             return TopK(config.fraction)
         case AdvantageConfig():
-            return Advantage(config.tau, config.clip, config.margin)
+            return Advantage(config.tau, config.clip, config.margin, config.neighbours, config.fade)
         case GroupAdvantageConfig():
             return GroupAdvantage(config.tau, config.clip, config.spread)
     raise TypeError(f"expected a weighting's configuration, got {type(config).__name__}")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from orwcfm_core.errors import UserError
-from orwcfm_core.orw_cfm import Weighed
 from orwcfm_core.sampler import Dopri5, Euler
 from orwcfm_core.testing.gradients import one_update, trainer_on_gmm
 from orwcfm_core.trainer import State
@@ -91,8 +90,9 @@ def test_the_steps_of_a_path_belong_together_and_to_their_weight() -> None:
     rollout = trainer.collect(state)
     assert rollout.path.shape == (32, STEPS + 1, 2)
     torch.testing.assert_close(rollout.path[:, -1], rollout.x_1)
-    path, weights, _ = trainer.lesson(state, rollout)
-    batch = trainer._draw(state, Weighed.of(path, weights, {}, draws=2))
+    lesson = trainer.lesson(state, rollout)
+    path, weights = lesson.x_1, lesson.w
+    batch = trainer._draw(state, lesson)
     k = (batch.t * STEPS).round().long()
     sample = torch.arange(32).repeat_interleave(2)
     torch.testing.assert_close(batch.x_t, path[sample, k])

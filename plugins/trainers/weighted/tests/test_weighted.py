@@ -47,7 +47,7 @@ def test_the_set_comes_from_the_reference_once_and_every_sample_keeps_its_weight
     mixture = state.components.backbone.mixture
     near = (kept["x_1"][:, None] - mixture.means.float()).norm(dim=2).amin(1)
     assert float(near.mean()) < 1.5
-    x_1, w, _ = trainer.lesson(state, trainer.collect(state))
+    x_1, w, *_ = trainer.lesson(state, trainer.collect(state))
     assert all(torch.equal(kept[name], tensor) for name, tensor in state.memory.items())
     scores = state.components.objective.terms[0].reward.score(kept["x_1"], [""] * 200).values
     wanted = dict(zip(kept["x_1"][:, 0].tolist(), tilt(scores).tolist(), strict=True))

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from orwcfm_core.backbone import Condition
 from orwcfm_core.errors import UserError
-from orwcfm_core.orw_cfm import Rollout, stratified_times
+from orwcfm_core.orw_cfm import Lesson, Rollout, stratified_times
 from orwcfm_core.overlap import draw_and_score
 from orwcfm_core.sampler import FixedStep
 from orwcfm_core.trainer import Components, State
@@ -75,10 +74,13 @@ class FlowGrpo(VelocityTrainer):
         drawn = draw_and_score(state, noise, prompts, self.config.overlap, sample)
         return replace(Rollout.of(prompts, groups, drawn), path=torch.cat(paths).nan_to_num(0.0, 0.0, 0.0))
 
-    def lesson(self, state: State, rollout: Rollout) -> tuple[Tensor, Tensor, Condition]:
-        _, weights, condition = super().lesson(state, rollout)
+    def lesson(self, state: State, rollout: Rollout) -> Lesson:
         assert rollout.path is not None
-        return rollout.path, weights, condition
+        return super().lesson(state, rollout)._replace(x_1=rollout.path)
+
+    def weights(self, state: State, lesson: Lesson, t: Tensor, x_t: Tensor) -> Tensor:
+        """Those of the samples: the points are no mixtures of noise and sample."""
+        return lesson.w.repeat_interleave(len(t) // len(lesson.w))
 
     def points(self, state: State, x_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A step of each path, `(N, K + 1, *)`: its time, where it starts, and the velocity that it went with."""

@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from orwcfm_core.backbone import Condition
 from orwcfm_core.errors import RunError
-from orwcfm_core.orw_cfm import OrwCfm, Rollout
+from orwcfm_core.orw_cfm import Lesson, OrwCfm, Rollout
 from orwcfm_core.overlap import Sample, draw_and_score
 from orwcfm_core.trainer import State, draw
 from torch import Tensor
@@ -53,11 +52,12 @@ class Rwr(OrwCfm):
         drawn = draw_and_score(state, noise, prompts, self.config.overlap, state.sample)
         return Rollout.of(prompts, groups, drawn._replace(nfe=nfe))
 
-    def lesson(self, state: State, rollout: Rollout) -> tuple[Tensor, Tensor, Condition]:
+    def lesson(self, state: State, rollout: Rollout) -> Lesson:
         x_1, weights, numbers = (state.memory[name] for name in ("x_1", "weights", "prompts"))
         rows = torch.randperm(len(x_1), generator=state.generator, device=state.device)[: self.config.samples]
         prompts = [state.components.prompts[i] for i in numbers[rows].tolist()]
-        return x_1[rows], weights[rows], state.components.backbone.encode(prompts)
+        condition = state.components.backbone.encode(prompts)
+        return Lesson(x_1[rows], weights[rows], torch.ones_like(rows, dtype=torch.bool), numbers[rows], condition)
 
     def _fill(self, state: State) -> int:
         """Draw or read the fixed set, weigh it and keep it; returns model evaluations."""
