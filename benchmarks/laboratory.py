@@ -27,7 +27,11 @@ GEOMETRY: Mapping[str, Any] = {
 }
 SAMPLES, UPDATES = 1024, 50
 
-Weights = Callable[[Tensor], Tensor]
+PointWeights = Callable[[Tensor, Tensor], Tensor]
+"""Weights of components at points, `(B, K)`, by the time and the probabilities of each component, `(B, K)`."""
+
+Weights = Callable[[Tensor], PointWeights]
+"""The same, by the shares of the sampling policy, `(K,)`."""
 
 
 def start(rounds: int, **tables: Mapping[str, Any]) -> tuple[Trainer, State]:
@@ -80,7 +84,7 @@ def shares_of(field: VelocityField, q: GaussianMixture, count: int = 2048, steps
 class PerfectFit(VelocityField):
     """The pointwise minimiser of a round's loss on samples of a mixture p with the components of q.
 
-    With the weight w_k of component k, its probability p_k(t, x) given x_t = x, and the loss of `OrwCfm`,
+    With the probability p_k(t, x) of component k given x_t = x, its weight w_k(t, x), and the loss of `OrwCfm`,
 
         v(t, x) = ( sum_k p_k |w_k| E[y_t | x_t, k] + alpha v_ref ) / ( sum_k p_k |w_k| + alpha )
 
@@ -90,7 +94,7 @@ class PerfectFit(VelocityField):
     Args:
         q: The reference.
         p: Shares of the sampling policy, `(K,)`.
-        w: Weights of the components, `(K,)`.
+        weights: Weights of the components.
         alpha: Strength of `w2`.
         capped: Whether y_t is within 2 |v_ref - u_t| of v_ref, as it is in training, or anywhere.
         repeats: Steps.
@@ -101,24 +105,29 @@ class PerfectFit(VelocityField):
         self,
         q: GaussianMixture,
         p: Tensor,
-        w: Tensor,
+        weights: PointWeights,
         alpha: float,
         capped: bool = True,
         repeats: int = 20,
         draws: int = 8,
     ) -> None:
-        self.q, self.p, self.w, self.alpha, self.capped = q, q.reweighted(p / q.weights), w, alpha, capped
-        self.repeats = repeats if (w < 0).any() else 1
+        self.q, self.p, self.weights, self.alpha, self.capped = q, q.reweighted(p / q.weights), weights, alpha, capped
+        self.repeats = repeats
         self.spread = noise(draws, q.means.shape[1])
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         s, mu, std = t.to(x), self.q.means, self.q.std
         variance = (1 - s) ** 2 + (s * std) ** 2
         means = mu + (s * std**2 - (1 - s)) / variance * (x[:, None] - s * mu)
-        v_ref, rows = self.q.velocity(t, x), self.w < 0
-        mass = self.p.responsibilities(t, x) * self.w.abs()
-        fixed = (mass[:, ~rows, None] * means[:, ~rows]).sum(1) + self.alpha * v_ref
-        u = means[:, rows, None] + std / variance.sqrt() * self.spread
+        v_ref, posterior = self.q.velocity(t, x), self.p.responsibilities(t, x)
+        w = self.weights(s, posterior)
+        mass = posterior * w.abs()
+        good, bad = (mass * (w > 0))[..., None], (mass * (w < 0))[..., None]
+        total = mass.sum(1, keepdim=True) + self.alpha
+        fixed = (good * means).sum(1) + self.alpha * v_ref
+        if not bad.any():
+            return fixed / total
+        u = means[:, :, None] + std / variance.sqrt() * self.spread
         reference = v_ref[:, None, None]
         limit = 2 * (reference - u).norm(dim=-1, keepdim=True)
         v = v_ref
@@ -126,7 +135,7 @@ class PerfectFit(VelocityField):
             away = 2 * v[:, None, None] - u - reference
             c = (limit / away.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1) if self.capped else 1.0
             mirrored = v_ref[:, None] + (c * away).mean(2)
-            v = (fixed + (mass[:, rows, None] * mirrored).sum(1)) / (mass.sum(1, keepdim=True) + self.alpha)
+            v = (fixed + (bad * mirrored).sum(1)) / total
         return v
 
 
@@ -144,34 +153,32 @@ def perfect_rounds(
 def exp_weights(tau: float) -> Weights:
     """`exp(tau r)` of mean 1 under p."""
 
-    def weights(p: Tensor) -> Tensor:
+    def weights(p: Tensor) -> PointWeights:
         w = (tau * REWARDS).exp()
-        return w / (p * w).sum()
+        return constant(w / (p * w).sum())
 
     return weights
 
 
-def advantages(tau: float, p_0: Tensor, margin: float = 0.0) -> Weights:
-    """`tau ((r - mean) / scale - margin)`, the mean under p, the scale under p_0."""
+def constant(w: Tensor) -> PointWeights:
+    """The same weights `(K,)` at each point."""
+    return lambda t, posterior: w.expand_as(posterior)
+
+
+def advantages(tau: float, p_0: Tensor, margin: float = 0.0, fade: bool = True) -> Weights:
+    """`tau b(t) ((r - E[r | x_t]) / scale - margin)`, the scale under p_0; `b = 6 t (1 - t)`, or 1 without `fade`."""
     scale = spread(p_0)
-    return lambda p: tau * ((REWARDS - (p * REWARDS).sum()) / scale - margin)
+
+    def weights(t: Tensor, posterior: Tensor) -> Tensor:
+        relative = REWARDS - (posterior * REWARDS).sum(1, keepdim=True)
+        return tau * (6 * t * (1 - t) if fade else 1) * (relative / scale - margin)
+
+    return lambda p: weights
 
 
 def spread(p: Tensor) -> float:
     """Standard deviation of the reward."""
     return float(((p * REWARDS**2).sum() - (p * REWARDS).sum() ** 2).sqrt())
-
-
-def start_of_path(p_0: Tensor, kappa: float) -> Tensor:
-    """The solution of `p - p_0 = kappa p (r - mean)`: where the balance would end if it held only at t = 0."""
-    top = float(REWARDS.max())
-    low, high = max(float(REWARDS.min()), top - 1 / kappa), top
-    for _ in range(60):
-        mean = (low + high) / 2
-        too_low = (p_0 / (1 - kappa * (REWARDS - mean))).sum() > 1
-        low, high = (mean, high) if too_low else (low, mean)
-    p = p_0 / (1 - kappa * (REWARDS - high))
-    return p / p.sum()
 
 
 def tilt(p_0: Tensor, strength: float) -> Tensor:

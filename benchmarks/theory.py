@@ -25,7 +25,6 @@ from laboratory import (
     shares_by_round,
     spread,
     start,
-    start_of_path,
     tilt,
     total_variation,
 )
@@ -122,13 +121,12 @@ def rounds_with_anchor(runs: Mapping[str, Sequence[Tensor]]) -> Iterator[str]:
 
 def targets(runs: Mapping[str, Sequence[Tensor]]) -> Iterator[str]:
     """Section 3: fixed points of the default against three predictions."""
-    yield row("alpha", "measured shares", "to perfect fits", "to those without the cap", "to t = 0", "to the tilt")
+    yield row("alpha", "measured shares", "to perfect fits", "to those without the cap", "to the tilt")
     for alpha in (1.0, 0.5, 0.1):
         p, kappa = runs[f"orw-cfm, alpha {alpha:g}"][-1], TAU / (alpha * spread(P_0))
         predicted = [
             perfect_rounds(REFERENCE, advantages(TAU, P_0, MARGIN), alpha, LIMIT, 0.5)[-1],
             perfect_rounds(REFERENCE, advantages(TAU, P_0, MARGIN), alpha, LIMIT, 0.5, capped=False)[-1],
-            start_of_path(P_0, kappa),
             tilt(P_0, kappa),
         ]
         yield row(f"{alpha:g}", listed(p), *(f"{total_variation(p, target):.3f}" for target in predicted))

@@ -23,7 +23,7 @@ def test_perfect_fit_with_positive_weights_is_the_weighted_mean_of_two_mixtures(
     current = Q.reweighted(p)
     expected_w = (current.responsibilities(t, x) * w).sum(1, keepdim=True)
     expected = (expected_w * current.reweighted(w).velocity(t, x) + alpha * Q.velocity(t, x)) / (expected_w + alpha)
-    torch.testing.assert_close(lab.PerfectFit(Q, p, w, alpha).velocity(t, x, {}), expected)
+    torch.testing.assert_close(lab.PerfectFit(Q, p, lab.constant(w), alpha).velocity(t, x, {}), expected)
 
 
 def test_perfect_rounds_without_an_anchor_multiply_the_weights():
@@ -34,18 +34,11 @@ def test_perfect_rounds_without_an_anchor_multiply_the_weights():
 
 def test_a_weak_reward_tilts_the_balance_by_kappa():
     # The same noise without a reward: what is off there is the noise's.
-    kappa, w = theory.TAU / (10 * lab.spread(P_0)), lab.advantages(theory.TAU, P_0)(P_0)
-    shares = [lab.shares_of(lab.PerfectFit(Q, P_0, a, 10.0), Q, 8192) for a in (w, 0 * w)]
-    for target in (lab.tilt(P_0, kappa), lab.start_of_path(P_0, kappa)):
-        assert lab.total_variation(shares[0] - shares[1], target - P_0) < 0.15 * lab.total_variation(P_0, target)
-
-
-@pytest.mark.parametrize("kappa", [0.1, 1.5, 30.0])
-def test_start_of_the_path_solves_its_equation(kappa):
-    p = lab.start_of_path(P_0, kappa)
-    mean = (p * lab.REWARDS).sum()
-    torch.testing.assert_close(p - P_0, kappa * p * (lab.REWARDS - mean), atol=1e-6, rtol=1e-6)
-    assert (p > 0).all()
+    kappa = theory.TAU / (10 * lab.spread(P_0))
+    weights = [lab.advantages(tau, P_0, fade=False)(P_0) for tau in (theory.TAU, 0.0)]
+    shares = [lab.shares_of(lab.PerfectFit(Q, P_0, w, 10.0), Q, 8192) for w in weights]
+    target = lab.tilt(P_0, kappa)
+    assert lab.total_variation(shares[0] - shares[1], target - P_0) < 0.15 * lab.total_variation(P_0, target)
 
 
 def test_nearest_tilt_finds_a_tilt():
