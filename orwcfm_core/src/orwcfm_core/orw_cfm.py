@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,7 +25,6 @@ __all__ = ["Batch", "Lesson", "OrwCfm", "Rollout", "learning_rate", "mean_square
 log = logging.getLogger(__name__)
 
 _SUMS = ("loss", "penalty", "velocity_divergence")
-_ALL = slice(None)
 
 
 class Lesson(NamedTuple):
@@ -38,6 +36,7 @@ class Lesson(NamedTuple):
         valid: Which of them count, `(B,)`.
         groups: Number of each one's prompt, `(B,)`.
         condition: For B samples.
+        signed: Whether some weights are negative.
     """
 
     x_1: Tensor
@@ -45,6 +44,7 @@ class Lesson(NamedTuple):
     valid: Tensor
     groups: Tensor
     condition: Condition
+    signed: bool
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class Batch(NamedTuple):
         u_t: Velocities of the paths, `x_1 - x_0`, `(N, *)`.
         w: Weights, `(N,)`.
         condition: For N samples.
-        negative: Rows whose weight is negative, ascending, `(M,)`.
-        at: The same on the host, which thus need not ask the device how many fall into a micro-batch.
+        signed: Whether some of the round's weights are negative; known to the host, which thus need not ask the device.
     """
 
     t: Tensor
@@ -96,19 +95,17 @@ class Batch(NamedTuple):
     u_t: Tensor
     w: Tensor
     condition: Condition
-    negative: Tensor
-    at: Sequence[int]
+    signed: bool
 
     def tensors(self) -> dict[str, Tensor]:
         """What was drawn, by name."""
         return {"t": self.t, "x_t": self.x_t, "u_t": self.u_t, "w": self.w, **self.condition}
 
     def part(self, start: int, stop: int) -> Batch:
-        """A micro-batch; the host waits for nothing."""
+        """A micro-batch."""
         rows = slice(start, stop)
-        among = slice(bisect_left(self.at, start), bisect_left(self.at, stop))
-        drawn = (self.t[rows], self.x_t[rows], self.u_t[rows], self.w[rows], select(self.condition, rows))
-        return Batch(*drawn, self.negative[among] - start, [row - start for row in self.at[among]])
+        condition = select(self.condition, rows)
+        return Batch(self.t[rows], self.x_t[rows], self.u_t[rows], self.w[rows], condition, self.signed)
 
 
 class OrwCfm(Trainer):
@@ -187,7 +184,8 @@ class OrwCfm(Trainer):
         """What the updates of a round learn from."""
         parts = state.components
         w = parts.weighting.weights(rollout.scored.signal, rollout.valid, rollout.groups)
-        return Lesson(rollout.x_1, w, rollout.valid, rollout.groups, parts.backbone.encode(rollout.prompts))
+        condition, signed = parts.backbone.encode(rollout.prompts), bool((w < 0).any())
+        return Lesson(rollout.x_1, w, rollout.valid, rollout.groups, condition, signed)
 
     def points(self, state: State, x_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a time and a point on a path to each sample.
@@ -210,7 +208,7 @@ class OrwCfm(Trainer):
 
     def evaluations(self, state: State, batch: Batch) -> int:
         """Model evaluations of an update: of policy, reference, and the sampling policy where it is needed."""
-        return 2 * len(batch.t) + len(batch.t if state.components.regularizer.needs_old else batch.at)
+        return (3 if self._needs_old(state, batch) else 2) * len(batch.t)
 
     def _prompts(self, state: State) -> tuple[list[str], Tensor]:
         """The prompt of each sample of this round, and its number."""
@@ -240,7 +238,7 @@ class OrwCfm(Trainer):
         sums = state.fit(lambda micro_batch: self._backward(state, batch, micro_batch))
         state.scaler.unscale_(state.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm)
-        # Here, and for the signs of the weights, the host waits for the device.
+        # The only place in an update where the host waits for the device.
         *totals, grad_norm = torch.cat([sums, norm.to(sums).view(1)]).tolist()
         found: dict[str, Any] = {name: total / len(batch.t) for name, total in zip(_SUMS, totals, strict=True)}
         found |= {"grad_norm": grad_norm, "lr": lr, "nfe": self.evaluations(state, batch)}
@@ -285,16 +283,15 @@ class OrwCfm(Trainer):
         draws = self.config.draws
         t, x_t, u_t = self.points(state, lesson.x_1.repeat_interleave(draws, dim=0))
         w = self.weights(state, lesson, t, x_t)
-        negative = (w < 0).nonzero().flatten()
-        return Batch(t, x_t, u_t, w, repeat_condition(lesson.condition, draws), negative, negative.tolist())
+        return Batch(t, x_t, u_t, w, repeat_condition(lesson.condition, draws), lesson.signed)
 
     def _losses(self, state: State, batch: Batch) -> dict[str, Tensor]:
         """Loss, penalty and divergence of a micro-batch, each `(B,)`."""
         backbone, regularizer = state.components.backbone, state.components.regularizer
         with torch.no_grad():
             v_ref = self._velocity(state, backbone.reference(), batch)
-            v_old = self._old_velocity(state, batch) if regularizer.needs_old else None
-            y_t = self._targets(state, batch, v_ref, v_old)
+            v_old = self._old_velocity(state, batch) if self._needs_old(state, batch) else None
+            y_t = self._targets(batch, v_ref, v_old)
         v = self._velocity(state, backbone.policy(), batch)
         penalty = penalise(regularizer, v, v_ref, batch.t, batch.x_t, batch.w, v_old=v_old)
         return {
@@ -303,26 +300,27 @@ class OrwCfm(Trainer):
             "velocity_divergence": mean_square(v.detach() - v_ref),
         }
 
-    def _targets(self, state: State, batch: Batch, v_ref: Tensor, v_old: Tensor | None) -> Tensor:
-        """What the policy regresses to, `(B, *)`; v_old is None where nobody computed it."""
-        if not batch.at:
-            return batch.u_t
-        y_t, rows = batch.u_t.clone(), batch.negative
-        v_old = self._old_velocity(state, batch, rows) if v_old is None else v_old[rows]
-        v_ref, u_t = v_ref[rows], batch.u_t[rows]
-        away = 2 * v_old - u_t - v_ref
-        c = 2 * (mean_square(v_ref - u_t) / mean_square(away).clamp_min(1e-12)).sqrt()
-        y_t[rows] = v_ref + c.clamp_max(1).view(-1, *[1] * (away.ndim - 1)) * away
-        return y_t
+    def _needs_old(self, state: State, batch: Batch) -> bool:
+        return batch.signed or state.components.regularizer.needs_old
 
-    def _old_velocity(self, state: State, batch: Batch, rows: Tensor | slice = _ALL) -> Tensor:
+    def _targets(self, batch: Batch, v_ref: Tensor, v_old: Tensor | None) -> Tensor:
+        """What the policy regresses to, `(B, *)`; v_old is None where no weight is negative and nobody computed it."""
+        if not batch.signed or v_old is None:
+            return batch.u_t
+        away = 2 * v_old - batch.u_t - v_ref
+        c = 2 * (mean_square(v_ref - batch.u_t) / mean_square(away).clamp_min(1e-12)).sqrt()
+        column = (-1, *[1] * (away.ndim - 1))
+        mirrored = v_ref + c.clamp_max(1).view(column) * away
+        return torch.where((batch.w < 0).view(column), mirrored, batch.u_t)
+
+    def _old_velocity(self, state: State, batch: Batch) -> Tensor:
         """Velocity of the sampling policy, `(B, *)`."""
         with state.ema.swapped():
-            return self._velocity(state, state.components.backbone.policy(), batch, rows)
+            return self._velocity(state, state.components.backbone.policy(), batch)
 
-    def _velocity(self, state: State, field: VelocityField, batch: Batch, rows: Tensor | slice = _ALL) -> Tensor:
+    def _velocity(self, state: State, field: VelocityField, batch: Batch) -> Tensor:
         with state.autocast():
-            return field.velocity(batch.t[rows], batch.x_t[rows], select(batch.condition, rows)).float()
+            return field.velocity(batch.t, batch.x_t, batch.condition).float()
 
 
 def stratified_times(count: int, generator: torch.Generator) -> Tensor:

@@ -51,7 +51,7 @@ class Weighting(ABC):
             groups: As in `weights`.
 
         Returns:
-            Weights, `(N,)`.
+            Weights, `(N,)`; negative only where some of `w` are.
         """
         return w.repeat_interleave(len(t) // len(w))
 

@@ -56,8 +56,9 @@ class Rwr(OrwCfm):
         x_1, weights, numbers = (state.memory[name] for name in ("x_1", "weights", "prompts"))
         rows = torch.randperm(len(x_1), generator=state.generator, device=state.device)[: self.config.samples]
         prompts = [state.components.prompts[i] for i in numbers[rows].tolist()]
-        condition = state.components.backbone.encode(prompts)
-        return Lesson(x_1[rows], weights[rows], torch.ones_like(rows, dtype=torch.bool), numbers[rows], condition)
+        w, valid = weights[rows], torch.ones_like(rows, dtype=torch.bool)
+        condition, signed = state.components.backbone.encode(prompts), bool((w < 0).any())
+        return Lesson(x_1[rows], w, valid, numbers[rows], condition, signed)
 
     def _fill(self, state: State) -> int:
         """Draw or read the fixed set, weigh it and keep it; returns model evaluations."""
