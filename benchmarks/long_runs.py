@@ -1,6 +1,6 @@
 """Whether the default stays where it arrives: ten times the rounds that it needs to converge, measured all along.
 
-    python benchmarks/long_runs.py benchmarks/measured/long_runs.json --jobs 2
+    python benchmarks/long_runs.py long_runs.json --jobs 2
 
 Footwear on the shipped Fashion-MNIST U-Net with the small CLIP as the reward, 400 rounds, five seeds, one thread each;
 every 20 rounds 1,024 fresh samples are drawn, from the same noise. A run of one seed takes a quarter of an hour of one
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from orwcfm_cli.assemble import assemble
+from orwcfm_cli.options import merge
 from orwcfm_core.evaluation import evaluate
 from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
@@ -44,10 +45,11 @@ class History:
     divergence: Sequence[float]
 
 
-def measure(rounds: int, seed: int) -> History:
+def measure(rounds: int, seed: int, settings: Sequence[str]) -> History:
     """Do a run."""
     torch.set_num_threads(1)
-    config = resolve({"train": {"rounds": rounds, "seed": seed, "device": "cpu"}}, Registry())
+    fixed = {"train.rounds": rounds, "train.seed": seed, "train.device": "cpu"}
+    config = resolve(merge(None, settings, fixed), Registry())
     trainer, state = assemble(config)
     reference = evaluate(state, SAMPLES)
     judge, diversity, divergence = [], [], []
@@ -100,13 +102,14 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="keeps what is done")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rounds", type=int, default=400)
+    parser.add_argument("--set", action="append", default=[], help="section.option=value, as in orwcfm run")
     parser.add_argument("--converged", type=int, default=40, help="round after which it is to stay")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     args = parser.parse_args()
     kept = json.loads(args.file.read_text()) if args.file.exists() else {}
     done = {int(seed): History(**history) for seed, history in kept.items()}
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        running = {pool.submit(measure, args.rounds, seed): seed for seed in args.seeds if seed not in done}
+        running = {pool.submit(measure, args.rounds, seed, args.set): seed for seed in args.seeds if seed not in done}
         for future in as_completed(running):
             done[running[future]] = future.result()
             args.file.write_text(json.dumps({seed: asdict(history) for seed, history in sorted(done.items())}) + "\n")

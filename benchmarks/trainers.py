@@ -33,11 +33,12 @@ TASKS: Mapping[str, Mapping[str, Any]] = {
     "footwear": {"backbone.weights": "fashion", "reward.prompt": ["footwear"]},
     "digits": {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]},
 }
-LINES = (*COLOURS, "#8c510a", "#999933")
+LINES = (*COLOURS, "#8c510a", "#999933", "#332288")
 CORNER = ([0.94, 0.96, 0.98, 1], [0.8, 0.85, 0.9, 0.95, 1])
 ANCHORED, FREE = (0.03, 0.1, 0.3), (0.0, 0.1, 0.3)
 METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
-    "default": ({}, ANCHORED),
+    "default": ({}, (0.0, *ANCHORED)),
+    "alike": ({"weighting.neighbours": 0, "weighting.fade": False}, ANCHORED),
     "exp": ({"weighting.name": "exp"}, ANCHORED),
     "paper": ({}, (0.1, 0.3, 1)),
     "rwr": ({"train.name": "rwr"}, FREE),
@@ -48,7 +49,11 @@ METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
     "rvm": ({"train.name": "rvm"}, (0.001, 0.01, 0.1)),
     "flow-grpo": ({"train.name": "flow-grpo"}, (0.004, 0.04, 0.4)),
 }
-"""Options, and alphas about what each proposes; `exp` is the default with the paper's weights, `paper` the preset."""
+"""Options, and alphas about what each proposes.
+
+`alike` is the default with the same weight for all points of a sample, `exp` that with the paper's weights, `paper` the
+preset.
+"""
 
 Found = Mapping[str, float]
 

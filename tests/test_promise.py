@@ -23,7 +23,7 @@ def test_the_main_line_reaches_its_reward_and_keeps_its_diversity(orwcfm, tmp_pa
     assert reference["heldout_class-probability"] < 0.35
     assert final["heldout_class-probability"] >= 0.98
     # Of the samples that satisfy the prompt on both sides: those that do not would only add to it.
-    assert final["satisfying_diversity"] >= 0.9 * reference["satisfying_diversity"]
+    assert final["satisfying_diversity"] >= 0.95 * reference["satisfying_diversity"]
     assert "Healthy" in (tmp_path / "run" / "report.html").read_text()
     folder = RunFolder.open(tmp_path / "run")
     model = Trained.load(folder, folder.read_config())
