@@ -4,7 +4,7 @@
 
 Each run goes on for as many rounds as fit into `EVALUATIONS`, about 50 of the default, with its trainer's own proposals
 for weights, sampler and regularizer, other options being the default's; then 2,048 fresh samples are measured. The file
-keeps what is done, so that a stopped benchmark goes on where it was. 30 runs for each seed and task, of two
+keeps what is done, so that a stopped benchmark goes on where it was. 34 runs for each seed and task, of two
 minutes of one core each; `paper` takes five.
 """
 
