@@ -7,7 +7,7 @@ ALL := orwcfm_core cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pypr
 # Those that bring large packages of their own are installed for the tests, not for the demo.
 LARGE := plugins/backbones/sd3 $(filter plugins/callbacks/%,$(ALL))
 DEFAULT := $(filter-out $(LARGE),$(ALL))
-TOOLS := editables hatchling hypothesis mypy ruff scipy
+TOOLS := editables hatchling hypothesis mypy pytest-xdist ruff scipy
 
 .PHONY: install demo test check docs bench clean
 
@@ -25,11 +25,12 @@ install: .venv/installed
 demo: install
 	$(BIN)/orwcfm run --reward clip-score --reg w2 --alpha 0.1
 
+# A process for each core, of one thread each; a file's tests stay together, for they share what is slow to make.
 check: .venv/complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test: check
 
