@@ -447,7 +447,10 @@ def _plane_labels(
         if not mark.label:
             continue
         half = CHARACTER * len(mark.label) / 2
-        around = [(a + 9, b + dy, a - 9) for dy in (0, -13, 13)] + [(a - half, b + dy, a + half) for dy in (-16, 16)]
+        around = [(a + 9, b + dy, a - 9) for dy in (0, -LINE, LINE)]
+        around += [(a - half, b + dy, a + half) for dy in (-16, 16)]
+        # Where points crowd, lines further off are left; the colour says whose they are.
+        around += [(a + 9, b + k * LINE, a - 9) for k in (-2, 2, -3, 3, -4, 4)]
         labels.append(_label(mark.label, f"value {mark.kind} {mark.tone}", around, frame, taken, dots))
     for guide in guides:
         at, half = x.place(guide.value), LINE * (guide.label.count("\n") + 1) / 2
