@@ -3,9 +3,9 @@
     python benchmarks/long_runs.py long_runs.json --jobs 2
 
 Footwear on the shipped Fashion-MNIST U-Net with the small CLIP as the reward, 400 rounds, five seeds, one thread each;
-every 20 rounds 1,024 fresh samples are drawn, from the same noise. A run of one seed takes a quarter of an hour of one
-core. The file keeps what is done: seeds that are in it are not run again, and the table in docs/results.md has all of
-them.
+every 20 rounds 1,024 fresh samples are drawn, from the same noise. A run of one seed takes a quarter to half an hour
+of one core. The file keeps what is done: seeds that are in it are not run again, and the table in docs/results.md has
+all of them.
 """
 
 from __future__ import annotations
