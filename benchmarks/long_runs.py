@@ -5,7 +5,7 @@
 Footwear on the shipped Fashion-MNIST U-Net with the small CLIP as the reward, 400 rounds, five seeds, one thread each;
 every 20 rounds 1,024 fresh samples are drawn, from the same noise. A run of one seed takes a quarter to half an hour
 of one core. The file keeps what is done: seeds that are in it are not run again, and the table in docs/results.md has
-all of them.
+all of them. With `--set`, the table is only printed.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="keeps what is done")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rounds", type=int, default=400)
-    parser.add_argument("--set", action="append", default=[], help="section.option=value, as in orwcfm run")
+    parser.add_argument(
+        "--set", action="append", default=[], help="section.option=value, as in orwcfm run; needs a file of its own"
+    )
     parser.add_argument("--converged", type=int, default=40, help="round after which it is to stay")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     args = parser.parse_args()
@@ -113,7 +115,10 @@ def main() -> None:
         for future in as_completed(running):
             done[running[future]] = future.result()
             args.file.write_text(json.dumps({seed: asdict(history) for seed, history in sorted(done.items())}) + "\n")
-    write(DOCS / "results.md", "long-runs", table(done, args.converged))
+    if args.set:
+        print(*table(done, args.converged), sep="\n")
+    else:
+        write(DOCS / "results.md", "long-runs", table(done, args.converged))
 
 
 if __name__ == "__main__":
