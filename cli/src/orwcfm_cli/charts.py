@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 CHARACTER = 6.2
+BOLD = 8.0
 LINE = 13.0
 MINUS = "\N{MINUS SIGN}"
 MOST_TITLED = 240
@@ -446,21 +447,25 @@ def _plane_labels(
     for mark, (a, b) in zip(marks, spots, strict=True):
         if not mark.label:
             continue
-        half = CHARACTER * len(mark.label) / 2
+        # As wide as in a wide font, for labels must not cover each other in any.
+        wide = BOLD * len(mark.label)
+        half = wide / 2
         around = [(a + 9, b + dy, a - 9) for dy in (0, -LINE, LINE)]
         around += [(a - half, b + dy, a + half) for dy in (-16, 16)]
         # Where points crowd, lines further off are left; the colour says whose they are.
         around += [(a + 9, b + k * LINE, a - 9) for k in (-2, 2, -3, 3, -4, 4)]
-        labels.append(_label(mark.label, f"value {mark.kind} {mark.tone}", around, frame, taken, dots))
+        labels.append(_label(mark.label, wide, f"value {mark.kind} {mark.tone}", around, frame, taken, dots))
     for guide in guides:
-        at, half = x.place(guide.value), LINE * (guide.label.count("\n") + 1) / 2
+        lines = guide.label.split("\n")
+        at, wide, half = x.place(guide.value), CHARACTER * max(map(len, lines)), LINE * len(lines) / 2
         heights = [y.start - half - 4, y.end + half + 2, *(y.place(y.low + (y.high - y.low) * s) for s in (0.25, 0.5))]
-        labels.append(_label(guide.label, "note", [(at + 5, h, at - 5) for h in heights], frame, taken, dots))
+        labels.append(_label(guide.label, wide, "note", [(at + 5, h, at - 5) for h in heights], frame, taken, dots))
     return labels
 
 
 def _label(
     text: str,
+    wide: float,
     style: str,
     places: Sequence[tuple[float, float, float]],
     frame: Box,
@@ -469,7 +474,7 @@ def _label(
 ) -> str:
     """The cheapest place, given as (x to write right of, middle height, x to write left of); notes it as taken."""
     lines = text.split("\n")
-    wide, high = CHARACTER * max(len(line) for line in lines), LINE * len(lines)
+    high = LINE * len(lines)
     choices: list[tuple[float, Box, str]] = []
     for right, middle, left in places:
         for a, anchor in ((right, "start"), (left - wide, "end")):
