@@ -4,7 +4,7 @@
 
 Each run goes on for as many rounds as fit into `EVALUATIONS`, about 50 of the default, with its trainer's own proposals
 for weights, sampler and regularizer, other options being the default's; then 2,048 fresh samples are measured. The file
-keeps what is done, so that a stopped benchmark goes on where it was. 34 runs for each seed and task, of two
+keeps what is done, so that a stopped benchmark goes on where it was. 34 runs for each seed and task, of two to four
 minutes of one core each; `paper` takes five.
 """
 
@@ -16,6 +16,7 @@ import multiprocessing
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,47 @@ from orwcfm_core.resolve import resolve
 from page import DOCS, IMAGES, row, write
 
 EVALUATIONS, SAMPLES = 144_000, 2048
-TASKS: Mapping[str, Mapping[str, Any]] = {
-    "footwear": {"backbone.weights": "fashion", "reward.prompt": ["footwear"]},
-    "digits": {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]},
+Ticks = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to reach, and what it is measured by.
+
+    Args:
+        title: Of its picture.
+        options: Of its runs.
+        ticks: Of the picture's axes.
+        corner: Of the picture beside it, which shows the best of it.
+        judge: Name of the score that methods are compared by, in `evaluate`.
+        diversity: Name of the diversity, likewise.
+    """
+
+    title: str
+    options: Mapping[str, Any]
+    ticks: Ticks
+    corner: Ticks
+    judge: str = "heldout_class-probability"
+    diversity: str = "satisfying_diversity"
+
+
+PROBABILITY: Ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2])
+CORNER: Ticks = ([0.94, 0.96, 0.98, 1], [0.8, 0.85, 0.9, 0.95, 1])
+TASKS: Mapping[str, Task] = {
+    "footwear": Task("Footwear", {"backbone.weights": "fashion", "reward.prompt": ["footwear"]}, PROBABILITY, CORNER),
+    "digits": Task(
+        "Even digits", {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]}, PROBABILITY, CORNER
+    ),
+    "compression": Task(
+        "Compression",
+        {"backbone.weights": "fashion", "reward.name": "jpeg-compressibility"},
+        ([-0.9, -0.8, -0.7, -0.6, -0.5, -0.4], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2]),
+        ([-0.85, -0.8, -0.75, -0.7], [0.9, 0.95, 1, 1.05, 1.1]),
+        judge="reward_mean",
+        diversity="diversity",
+    ),
 }
 LINES = (*COLOURS, "#8c510a", "#999933", "#332288")
-CORNER = ([0.94, 0.96, 0.98, 1], [0.8, 0.85, 0.9, 0.95, 1])
 ANCHORED, FREE = (0.03, 0.1, 0.3), (0.0, 0.1, 0.3)
 METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
     "default": ({}, (0.0, *ANCHORED)),
@@ -61,7 +97,13 @@ Found = Mapping[str, float]
 def measure(task: str, method: str, alpha: float, seed: int) -> Found:
     """Do a run."""
     torch.set_num_threads(1)
-    options = {"reg.alpha": alpha, "train.seed": seed, "train.device": "cpu", **TASKS[task], **METHODS[method][0]}
+    options = {
+        "reg.alpha": alpha,
+        "train.seed": seed,
+        "train.device": "cpu",
+        **TASKS[task].options,
+        **METHODS[method][0],
+    }
     tables = merge(None, [], options, "paper" if method == "paper" else None)
     # What rounds cost: the first may draw a fixed set.
     trainer, state = assemble(resolve(tables, Registry()))
@@ -75,34 +117,35 @@ def measure(task: str, method: str, alpha: float, seed: int) -> Found:
 
 def reference(task: str) -> Found:
     """The pre-trained model, measured likewise."""
-    _, state = assemble(resolve(merge(None, [], {**TASKS[task], "train.device": "cpu"}), Registry()))
+    _, state = assemble(resolve(merge(None, [], {**TASKS[task].options, "train.device": "cpu"}), Registry()))
     return {name: value for name, value in evaluate(state, SAMPLES).items() if isinstance(value, float)}
 
 
 def table(done: Mapping[str, Found], task: str, seeds: Sequence[int]) -> Iterator[str]:
     """A row for each method and alpha; draws the curves as well."""
-    before = done[task]
-    yield row("", "alpha", "reward", "judge", "diversity kept", "rounds", "seeds")
-    yield row("pre-trained", "", f"{before['reward_mean']:.3f}", f"{judged(before):.3f}", "1.00", "", "")
+    about, before = TASKS[task], done[task]
+    names = ["reward_mean", about.judge] if about.judge != "reward_mean" else ["reward_mean"]
+    yield row("", "alpha", *("reward", "judge")[: len(names)], "diversity kept", "rounds", "seeds")
+    yield row("pre-trained", "", *(f"{before[name]:.3f}" for name in names), "1.00", "", "")
     series: list[Series] = []
     corner: list[Series] = []
+    least, lowest = about.corner[0][0], about.corner[1][0]
     for i, (method, (_, alphas)) in enumerate(METHODS.items()):
         points = []
         for alpha in alphas:
             runs = [done[key] for seed in seeds if (key := f"{task} {method} {alpha:g} {seed}") in done]
             if not runs:
                 continue
-            scores = [[run["reward_mean"] for run in runs], [judged(run) for run in runs]]
-            kept = [run.get("satisfying_diversity", 0.0) / before["satisfying_diversity"] for run in runs]
+            scores = [[run[name] for run in runs] for name in names]
+            kept = [run.get(about.diversity, 0.0) / before[about.diversity] for run in runs]
             cells = [spread(values, 3) for values in scores]
             yield row(method, f"{alpha:g}", *cells, spread(kept, 2), int(runs[0]["rounds"]), len(runs))
-            points.append((statistics.mean(scores[1]), statistics.mean(kept)))
+            points.append((statistics.mean(scores[-1]), statistics.mean(kept)))
         series += curve(method, LINES[i], points)
-        corner += curve(method, LINES[i], [(x, y) for x, y in points if x >= CORNER[0][0] and y >= CORNER[1][0]])
-    ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2])
-    title = {"footwear": "Footwear", "digits": "Even digits"}[task]
-    panels = [Panel(title, "judge", "diversity kept", series, ticks)]
-    panels.append(Panel("The upper right corner", "judge", "diversity kept", corner, CORNER))
+        corner += curve(method, LINES[i], [(x, y) for x, y in points if x >= least and y >= lowest])
+    label = ("reward", "judge")[len(names) - 1]
+    panels = [Panel(about.title, label, "diversity kept", series, about.ticks)]
+    panels.append(Panel("The upper right corner", label, "diversity kept", corner, about.corner))
     save(IMAGES / f"results-trainers-{task}.png", panels)
 
 
@@ -110,10 +153,6 @@ def curve(label: str, colour: str, points: Sequence[tuple[float, float]]) -> lis
     """A line and its dots; nothing without a point."""
     x, y = [x for x, _ in points], [y for _, y in points]
     return [Series(name, colour, x, y, not name) for name in (label, "")] if points else []
-
-
-def judged(found: Found) -> float:
-    return found["heldout_class-probability"]
 
 
 def spread(values: Sequence[float], decimals: int) -> str:
