@@ -55,17 +55,24 @@ class Task:
 
 
 PROBABILITY: Ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2])
-CORNER: Ticks = ([0.94, 0.96, 0.98, 1], [0.8, 0.85, 0.9, 0.95, 1])
 TASKS: Mapping[str, Task] = {
-    "footwear": Task("Footwear", {"backbone.weights": "fashion", "reward.prompt": ["footwear"]}, PROBABILITY, CORNER),
+    "footwear": Task(
+        "Footwear",
+        {"backbone.weights": "fashion", "reward.prompt": ["footwear"]},
+        PROBABILITY,
+        ([0.94, 0.96, 0.98, 1], [0.8, 0.85, 0.9, 0.95, 1]),
+    ),
     "digits": Task(
-        "Even digits", {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]}, PROBABILITY, CORNER
+        "Even digits",
+        {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]},
+        PROBABILITY,
+        ([0.84, 0.88, 0.92, 0.96, 1], [0.8, 0.85, 0.9, 0.95, 1]),
     ),
     "compression": Task(
         "Compression",
         {"backbone.weights": "fashion", "reward.name": "jpeg-compressibility"},
-        ([-0.9, -0.8, -0.7, -0.6, -0.5, -0.4], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2]),
-        ([-0.85, -0.8, -0.75, -0.7], [0.9, 0.95, 1, 1.05, 1.1]),
+        ([-0.9, -0.8, -0.7, -0.6, -0.5], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4]),
+        ([-0.8, -0.7, -0.6, -0.5], [1, 1.1, 1.2, 1.3, 1.4]),
         judge="reward_mean",
         diversity="diversity",
     ),
