@@ -42,18 +42,19 @@ class Task:
         options: Of its runs.
         ticks: Of the picture's axes.
         corner: Of the picture beside it, which shows the best of it.
-        judge: Name of the score that methods are compared by, in `evaluate`.
-        diversity: Name of the diversity, likewise.
+        scores: What `evaluate` calls the columns of scores; methods are compared by the last.
+        diversity: What it calls the diversity.
     """
 
     title: str
     options: Mapping[str, Any]
     ticks: Ticks
     corner: Ticks
-    judge: str = "heldout_class-probability"
-    diversity: str = "satisfying_diversity"
+    scores: Mapping[str, str]
+    diversity: str
 
 
+JUDGED = {"reward": "reward_mean", "judge": "heldout_class-probability"}
 PROBABILITY: Ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2])
 TASKS: Mapping[str, Task] = {
     "footwear": Task(
@@ -61,20 +62,24 @@ TASKS: Mapping[str, Task] = {
         {"backbone.weights": "fashion", "reward.prompt": ["footwear"]},
         PROBABILITY,
         ([0.94, 0.96, 0.98, 1], [0.8, 0.85, 0.9, 0.95, 1]),
+        JUDGED,
+        "satisfying_diversity",
     ),
     "digits": Task(
         "Even digits",
         {"backbone.weights": "mnist", "reward.prompt": ["an even digit"]},
         PROBABILITY,
         ([0.84, 0.88, 0.92, 0.96, 1], [0.8, 0.85, 0.9, 0.95, 1]),
+        JUDGED,
+        "satisfying_diversity",
     ),
     "compression": Task(
         "Compression",
         {"backbone.weights": "fashion", "reward.name": "jpeg-compressibility"},
         ([-0.9, -0.8, -0.7, -0.6, -0.5], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4]),
         ([-0.8, -0.7, -0.6, -0.5], [1, 1.1, 1.2, 1.3, 1.4]),
-        judge="reward_mean",
-        diversity="diversity",
+        {"reward": "reward_mean"},
+        "diversity",
     ),
 }
 LINES = (*COLOURS, "#8c510a", "#999933", "#332288")
@@ -131,9 +136,8 @@ def reference(task: str) -> Found:
 def table(done: Mapping[str, Found], task: str, seeds: Sequence[int]) -> Iterator[str]:
     """A row for each method and alpha; draws the curves as well."""
     about, before = TASKS[task], done[task]
-    names = ["reward_mean", about.judge] if about.judge != "reward_mean" else ["reward_mean"]
-    yield row("", "alpha", *("reward", "judge")[: len(names)], "diversity kept", "rounds", "seeds")
-    yield row("pre-trained", "", *(f"{before[name]:.3f}" for name in names), "1.00", "", "")
+    yield row("", "alpha", *about.scores, "diversity kept", "rounds", "seeds")
+    yield row("pre-trained", "", *(f"{before[name]:.3f}" for name in about.scores.values()), "1.00", "", "")
     series: list[Series] = []
     corner: list[Series] = []
     least, lowest = about.corner[0][0], about.corner[1][0]
@@ -143,14 +147,14 @@ def table(done: Mapping[str, Found], task: str, seeds: Sequence[int]) -> Iterato
             runs = [done[key] for seed in seeds if (key := f"{task} {method} {alpha:g} {seed}") in done]
             if not runs:
                 continue
-            scores = [[run[name] for run in runs] for name in names]
+            scores = [[run[name] for run in runs] for name in about.scores.values()]
             kept = [run.get(about.diversity, 0.0) / before[about.diversity] for run in runs]
             cells = [spread(values, 3) for values in scores]
             yield row(method, f"{alpha:g}", *cells, spread(kept, 2), int(runs[0]["rounds"]), len(runs))
             points.append((statistics.mean(scores[-1]), statistics.mean(kept)))
         series += curve(method, LINES[i], points)
         corner += curve(method, LINES[i], [(x, y) for x, y in points if x >= least and y >= lowest])
-    label = ("reward", "judge")[len(names) - 1]
+    label = list(about.scores)[-1]
     panels = [Panel(about.title, label, "diversity kept", series, about.ticks)]
     panels.append(Panel("The upper right corner", label, "diversity kept", corner, about.corner))
     save(IMAGES / f"results-trainers-{task}.png", panels)
