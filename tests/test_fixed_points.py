@@ -35,7 +35,7 @@ def test_perfect_rounds_without_an_anchor_multiply_the_weights():
 def test_a_weak_reward_tilts_the_balance_by_kappa():
     # The same noise without a reward: what is off there is the noise's.
     kappa = theory.TAU / (10 * lab.spread(P_0))
-    weights = [lab.advantages(tau, P_0, fade=False)(P_0) for tau in (theory.TAU, 0.0)]
+    weights = [lab.advantages(tau, P_0, fade=0)(P_0) for tau in (theory.TAU, 0.0)]
     shares = [lab.shares_of(lab.PerfectFit(Q, P_0, w, 10.0), Q, 8192) for w in weights]
     target = lab.tilt(P_0, kappa)
     assert lab.total_variation(shares[0] - shares[1], target - P_0) < 0.15 * lab.total_variation(P_0, target)

@@ -147,7 +147,7 @@ def test_a_negative_weight_never_asks_for_more_than_twice_the_distance(lab: Any,
 @pytest.mark.parametrize("micro_batch", [1, 7, 64])
 def test_micro_batch_never_changes_the_result(lab: Any, weighting: Any, coupling: str, micro_batch: int) -> None:
     def result(size: int) -> list[Tensor]:
-        fresh = Exp(2.0) if weighting is Exp else Advantage(1.0, 1.0, neighbours=4, fade=True)
+        fresh = Exp(2.0) if weighting is Exp else Advantage(1.0, 1.0, neighbours=4, fade=1.0)
         options = {"coupling": coupling, "alpha": 0.3, "ema": 0.5, "draws": 2, "samples": 20}
         return train(lab, weighting=fresh, micro_batch=size, **options)
 

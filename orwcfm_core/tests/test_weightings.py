@@ -214,13 +214,15 @@ def test_a_sample_alone_with_its_prompt_has_no_baseline() -> None:
     assert not nearest_mean(4, scores, t, x_t, x_1, torch.ones(24, dtype=torch.bool), alone).any()
 
 
-def test_local_weights_are_relative_to_the_baseline_lowered_and_fade() -> None:
+@pytest.mark.parametrize("fade", [0.5, 1.0, 2.0])
+def test_local_weights_are_relative_to_the_baseline_lowered_and_fade(fade: float) -> None:
     scores, valid, groups = batch()
     t, x_t, x_1 = points(2)
-    plain, weighting = Advantage(0.8, 2.0), Advantage(0.8, 2.0, 0.3, neighbours=3, fade=True)
+    plain, weighting = Advantage(0.8, 2.0), Advantage(0.8, 2.0, 0.3, neighbours=3, fade=fade)
     advantages = plain.weights(scores, valid, groups)
     baselines = nearest_mean(3, advantages, t, x_t, x_1, valid, groups)
-    expected = (advantages.repeat_interleave(2) - baselines - 0.8 * 0.3) * 6 * t * (1 - t)
+    density = torch.distributions.Beta(1 + fade, 2.0).log_prob(t).exp()
+    expected = (advantages.repeat_interleave(2) - baselines - 0.8 * 0.3) * density
     w = weighting.local(weighting.weights(scores, valid, groups), t, x_t, x_1, valid, groups)
     torch.testing.assert_close(w, torch.where(valid.repeat_interleave(2), expected, 0.0))
 
@@ -238,7 +240,7 @@ def test_where_all_neighbours_are_as_good_only_the_margin_is_left() -> None:
 
 
 def test_equal_scores_weigh_nothing_at_points_as_well() -> None:
-    weighting = Advantage(1.0, 2.0, 0.25, neighbours=4, fade=True)
+    weighting = Advantage(1.0, 2.0, 0.25, neighbours=4, fade=1.0)
     w = weighting.weights(torch.ones(24), *everything(24))
     assert not weighting.local(w, *points(1), *everything(24)).any()
 

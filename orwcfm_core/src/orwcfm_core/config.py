@@ -114,7 +114,13 @@ class AdvantageConfig(TauConfig):
         description="A point's weight is relative to the mean of this many other samples that it may lead to; 0: to "
         "the prompt's.",
     )
-    fade: bool = Field(True, description="Weigh by 6 t (1-t): less near noise and near data.")
+    fade: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Weigh by t^fade (1-t): less near noise, the more so the larger it is, and near data; 0: all times "
+        "alike.",
+    )
 
 
 class GroupAdvantageConfig(TauConfig):

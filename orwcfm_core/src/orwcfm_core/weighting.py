@@ -139,9 +139,9 @@ class Advantage(Weighting):
 
     A point on the path to a sample weighs `tau b(t) (A - V(x_t) - margin)`. The baseline V is the mean advantage of
     those `neighbours` other samples y of the prompt that the point most likely leads to, that is, with the smallest
-    |x_t - t y|: where most of what can become of x_t is bad, one more bad sample says nothing. With `fade`, b is the
-    density of Beta(2, 2), `6 t (1 - t)`, and else 1: near noise, where a point hardly tells kinds of samples apart, and
-    near data, where nothing is left to change, samples weigh less.
+    |x_t - t y|: where most of what can become of x_t is bad, one more bad sample says nothing. b is the density of
+    Beta(1 + fade, 2), `(1 + fade) (2 + fade) t^fade (1 - t)`, or 1 if `fade` is 0: near noise, where a point hardly
+    tells kinds of samples apart, and near data, where nothing is left to change, samples weigh less.
 
     On exact samples of the policy neither a constant added to the weights nor a function of x_t changes the expected
     gradient. On those that a sampler draws in a few steps a positive constant pulls towards their errors, and a
@@ -160,10 +160,10 @@ class Advantage(Weighting):
         clip: Largest absolute advantage, before margin and tau.
         margin: What a sample must be better than the mean by for a positive weight, in units of the scale, at least 0.
         neighbours: Samples that the baseline is the mean of; 0 is none.
-        fade: Whether weights fade towards noise and data.
+        fade: How much weights fade towards noise; with any, they fade towards data as well. At least 0.
     """
 
-    def __init__(self, tau: float, clip: float, margin: float = 0.0, neighbours: int = 0, fade: bool = False) -> None:
+    def __init__(self, tau: float, clip: float, margin: float = 0.0, neighbours: int = 0, fade: float = 0.0) -> None:
         self.tau = tau
         self.clip = clip
         self.margin = margin
@@ -193,7 +193,7 @@ class Advantage(Weighting):
             lowered = torch.where(valid, w + self.tau * self.margin, 0.0)
             local = local - nearest_mean(self.neighbours, lowered, t, x_t, x_1, valid, groups)
             local = local * valid.repeat_interleave(len(t) // len(w))
-        return local * 6 * t * (1 - t) if self.fade else local
+        return local * ((1 + self.fade) * (2 + self.fade)) * t**self.fade * (1 - t) if self.fade else local
 
     def state(self) -> dict[str, float]:
         return {"scale": self.scale}
