@@ -12,7 +12,9 @@ import torch
 from data import load
 from orwcfm_core.measures import frechet_distance
 from orwcfm_reward_classifier.network import Classifier
-from safetensors.torch import load_file
+from orwcfm_reward_classifier.reward import load as load_classifier
+from orwcfm_reward_classifier.vocabulary import GROUPS
+from safetensors import safe_open
 from train_classifier import measure
 
 
@@ -24,9 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    net = Classifier()
-    # The counters of batches are not stored.
-    net.load_state_dict({k: v.float() for k, v in load_file(args.weights).items()}, strict=False)
+    net = load_classifier(str(args.weights)).classifier
     images, labels = load(args.data, "test")
     accuracy, top = measure(net, images, labels)
     print(f"accuracy {accuracy:.4f}")
@@ -36,6 +36,11 @@ def main() -> None:
         features = torch.cat([net.features(x) for x in images.split(500)])
     own = p.gather(1, labels[:, None])[:, 0]
     print("mean probability of the true class", [round(own[labels == c].mean().item(), 3) for c in range(10)])
+    with safe_open(args.weights, framework="pt") as file:
+        groups = GROUPS[file.metadata()["data"]]
+    for name, classes in groups.items():
+        theirs = p[torch.isin(labels, torch.tensor(classes))]
+        print(f"mean probability of {name}, of images of them {theirs[:, list(classes)].sum(1).mean():.4f}")
     a, b = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))].chunk(2)
     print(f"frechet distance between halves {frechet_distance(a, b):.3f}")
     print(f"frechet distance to inverted images {frechet_distance(a, inverted_features(net, images)):.1f}")
