@@ -46,7 +46,7 @@ def test_every_recipe_can_be_swept(recipe):
     tables = read_toml(recipe)
     grid = Grid.of_table(tables.pop("grid"))
     assert len(resolve_all(Plan(tables, grid, 1))) == len(grid.combinations())
-    assert len(grid.axes["train.seed"]) == 3
+    assert len(grid.axes["train.seed"]) >= 3
 
 
 @pytest.mark.slow
