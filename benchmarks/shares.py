@@ -7,7 +7,6 @@ For each run of the sweeps it prints the mean probability of the prompt's classe
 of samples of which each of these classes is the likeliest, among those of which any is, and half the sum of absolute
 differences from the reference's shares: the total variation. With `--tilts 10 30`, the same of the reference's samples
 weighted by exp(10 r) and exp(30 r), r being the first run's reward: what there is to reach without a better model.
-With `--judge FILE`, the classifier is one that plugins/training/train_classifier.py wrote.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ def drawn(model: Trained, prompt: str, count: int, reference: bool) -> Iterator[
 
 
 @torch.no_grad()
-def likely(model: Trained, prompt: str, judge: str, count: int, reference: bool) -> Tensor:
+def likely(model: Trained, prompt: str, data: str, count: int, reference: bool) -> Tensor:
     """The classifier's probabilities of each class, `(count, 10)`."""
-    classifier = load(judge).classifier.to(model.device)
+    classifier = load(data).classifier.to(model.device)
     batches = drawn(model, prompt, count, reference)
     return torch.cat([classifier(prepare(images)).softmax(1).double().cpu() for _, images in batches])
 
@@ -70,12 +69,11 @@ def main() -> None:
     parser.add_argument("sweeps", nargs="+", type=Path)
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--data", choices=list(CLASSES), default="fashion")
-    parser.add_argument("--judge", help="weights of another classifier of these data")
     parser.add_argument("--samples", type=int, default=4096)
     parser.add_argument("--tilts", type=float, nargs="+", default=[], help="strengths k of exp(k r)")
     args = parser.parse_args()
     classes = sorted(load(args.data).vocabulary.named(args.prompt))
-    names, judge = [CLASSES[args.data][k] for k in classes], args.judge or args.data
+    names = [CLASSES[args.data][k] for k in classes]
     print(f"| run | judge | {' | '.join(names)} | total variation |")
     print("|---" * (len(names) + 3) + "|")
     expected, judged, distances = None, [], []
@@ -83,7 +81,7 @@ def main() -> None:
         folder = RunFolder.open(path)
         model = Trained.load(folder, folder.read_config())
         if expected is None:
-            p = likely(model, args.prompt, judge, args.samples, reference=True)
+            p = likely(model, args.prompt, args.data, args.samples, reference=True)
             expected = shares(p, classes)
             print(row("reference", p[:, classes].sum(1).mean(), expected, None))
             if args.tilts:
@@ -92,7 +90,7 @@ def main() -> None:
                     w = (k * r).softmax(0)
                     mean, found = (w * p[:, classes].sum(1)).sum(), shares(p, classes, w)
                     print(row(f"reference, exp({k:g} r)", mean, found, variation(found, expected)))
-        p = likely(model, args.prompt, judge, args.samples, reference=False)
+        p = likely(model, args.prompt, args.data, args.samples, reference=False)
         found = shares(p, classes)
         judged.append(float(p[:, classes].sum(1).mean()))
         distances.append(variation(found, expected))
