@@ -134,8 +134,9 @@ def judged(measured: Mapping[str, Any]) -> Any:
 
 
 def value(measure: Mapping[str, Any], decimals: int = 3) -> str:
-    """Mean and standard error."""
-    return f"{measure['mean']:.{decimals}f} ± {measure['standard_error']:.{decimals}f}"
+    """Mean and, of several seeds, standard error."""
+    mean, error = f"{measure['mean']:.{decimals}f}", measure["standard_error"]
+    return mean if error is None else f"{mean} ± {error:.{decimals}f}"
 
 
 def measures(sweep: Sweep, setting: Mapping[str, Any]) -> Iterator[str]:
@@ -187,14 +188,14 @@ def stack(path: Path, strips: Sequence[torch.Tensor]) -> None:
     picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path, optimize=True)
 
 
+ALPHAS = {0.0: "alpha 0", 0.3: "alpha 0.3", 0.8: "alpha 0.8"}
 RECIPES: Mapping[str, Callable[[Path], Iterator[str]]] = {
     "even-digits-online": lambda path: digits(path, "train.name", {"orw-cfm": "online", "rwr": "offline"}, "online"),
     "even-digits-tau": lambda path: digits(
         path, "weighting.tau", {0.5: "tau 0.5", 2.0: "tau 2", 10.0: "tau 10"}, "tau"
     ),
-    "even-digits-alpha": lambda path: digits(
-        path, "reg.alpha", {0.0: "alpha 0", 0.3: "alpha 0.3", 0.8: "alpha 0.8"}, "alpha"
-    ),
+    "even-digits-alpha": lambda path: digits(path, "reg.alpha", ALPHAS, "alpha"),
+    "even-digits-long": lambda path: digits(path, "reg.alpha", ALPHAS, "long"),
     "compression": compression,
     "prompts": prompts,
 }
