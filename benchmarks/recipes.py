@@ -3,7 +3,7 @@
     python benchmarks/recipes.py sweeps
     python benchmarks/recipes.py sweeps --only compression
 
-Sweeps that are there already go on where they are. One thread for each process; about 70 minutes on two cores.
+Sweeps that are there already go on where they are. One thread for each process; about two hours on two cores.
 """
 
 from __future__ import annotations
