@@ -343,6 +343,19 @@ def test_labels_of_almost_equal_points_do_not_overlap_in_a_browser(tmp_path: Pat
     assert found[3] == [[14, 0], [14, 0]]
 
 
+def test_labels_at_the_ends_of_lines_stay_in_the_chart_in_a_browser(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "run"))
+    labels = ["", "alpha=1", "seed=0,alpha=0.1", "weighting.margin=0.125", "reward.model=small,seed=3"]
+    charts = "".join(line_chart("t", [Series([1, 2], [0.1, 0.9876], label)]) for label in labels)
+    page = page.replace("</main>", f'<div class="named">{charts}</div></main>', 1)
+    script = """[...d.querySelectorAll('.named .value')].map(t => {
+        const box = t.getBBox();
+        return box.x + box.width <= t.ownerSVGElement.viewBox.baseVal.width;
+    })"""
+    found, _ = measured_in_a_browser(page, script, tmp_path)
+    assert found[3] == [True] * len(labels)
+
+
 def test_plane_leaves_out_what_a_logarithm_cannot_show() -> None:
     trail = Trail([(0.0, 1.0), (0.1, 2.0), (10.0, 3.0)], ["a", "b", "c"])
     chart = plane("t", [trail], x_label="x", y_label="y", marks=[Mark(0.0, 1.0, "start")], log_x=True)

@@ -25,8 +25,9 @@ __all__ = [
     "spans_decades",
 ]
 
-CHARACTER = 6.2
-BOLD = 8.0
+CHARACTER, BOLD, WIDE = 6.2, 7.4, 8.0
+"""Widths of a letter, on average: plain, bold, and bold in a wide font."""
+
 LINE = 13.0
 MINUS = "\N{MINUS SIGN}"
 MOST_TITLED = 240
@@ -171,7 +172,7 @@ def line_chart(
     """
     width, height = size
     ends = [_end_label(s, log) for s in series]
-    right = width - 20 - CHARACTER * max([len(x_label), *(len(text) for _, text in ends)])
+    right = width - 8 - max([CHARACTER * len(x_label) + 12, *(BOLD * len(text) for _, text in ends)])
     guides = [g for g in guides if _shown(g.value, log)]
     heights = [v for s in series for v in _extent(s, log)] + [g.value for g in guides]
     heights += [v for v in limits if v is not None and _shown(v, log)]
@@ -447,8 +448,8 @@ def _plane_labels(
     for mark, (a, b) in zip(marks, spots, strict=True):
         if not mark.label:
             continue
-        # As wide as in a wide font, for labels must not cover each other in any.
-        wide = BOLD * len(mark.label)
+        # Labels must not cover each other in any font.
+        wide = WIDE * len(mark.label)
         half = wide / 2
         around = [(a + 9, b + dy, a - 9) for dy in (0, -LINE, LINE)]
         around += [(a - half, b + dy, a + half) for dy in (-16, 16)]
