@@ -25,9 +25,8 @@ __all__ = [
     "spans_decades",
 ]
 
-CHARACTER, BOLD, WIDE = 6.2, 7.4, 8.0
-"""Widths of a letter, on average: plain, bold, and bold in a wide font."""
-
+CHARACTER = 6.2
+BOLD = 8.0
 LINE = 13.0
 MINUS = "\N{MINUS SIGN}"
 MOST_TITLED = 240
@@ -448,8 +447,8 @@ def _plane_labels(
     for mark, (a, b) in zip(marks, spots, strict=True):
         if not mark.label:
             continue
-        # Labels must not cover each other in any font.
-        wide = WIDE * len(mark.label)
+        # As wide as in a wide font, for labels must not cover each other in any.
+        wide = BOLD * len(mark.label)
         half = wide / 2
         around = [(a + 9, b + dy, a - 9) for dy in (0, -LINE, LINE)]
         around += [(a - half, b + dy, a + half) for dy in (-16, 16)]
