@@ -85,7 +85,7 @@ TASKS: Mapping[str, Task] = {
 LINES = (*COLOURS, "#8c510a", "#999933", "#332288", "#882255")
 ANCHORED, FREE = (0.03, 0.1, 0.3), (0.0, 0.1, 0.3)
 METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
-    "default": ({}, (0.0, *ANCHORED)),
+    "default": ({}, (0.0, 0.03, 0.1, 0.2, 0.3, 0.5)),
     "alike": ({"weighting.neighbours": 0, "weighting.fade": 0}, ANCHORED),
     "exp": ({"weighting.name": "exp"}, ANCHORED),
     "paper": ({}, (0.1, 0.3, 1)),
