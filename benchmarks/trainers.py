@@ -4,8 +4,8 @@
 
 Each run goes on for as many rounds as fit into `EVALUATIONS`, about 50 of the default, with its trainer's own proposals
 for weights, sampler and regularizer, other options being the default's; then 2,048 fresh samples are measured. The file
-keeps what is done, so that a stopped benchmark goes on where it was. 37 runs for each seed and task, of two to four
-minutes of one core each; `paper` takes five.
+keeps what is done, so that a stopped benchmark goes on where it was. 39 runs for each seed and task, of about four
+minutes of one core each; two to three times that where the core does not compute in bf16.
 """
 
 from __future__ import annotations
