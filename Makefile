@@ -25,14 +25,12 @@ install: .venv/installed
 demo: install
 	$(BIN)/orwcfm run --reward clip-score --reg w2 --alpha 0.1
 
-# A process for each core, of one thread each; a file's tests stay together, for they share what is slow to make. Then,
-# with nothing beside it, what measures time.
+# A process for each core, of one thread each; a file's tests stay together, for they share what is slow to make.
 check: .venv/complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder -m "not alone"
-	$(BIN)/pytest -m alone
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test: check
 

@@ -107,12 +107,12 @@ class Plugin:
         """Name on the command line."""
         return self.entry.name
 
-    @property
+    @cached_property
     def dist(self) -> str:
-        """Name of the distribution that brings it."""
+        """Name of the distribution that brings it; asked anew, its metadata would be parsed anew."""
         return self.entry.dist.name if self.entry.dist else "unknown"
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Version of that distribution."""
         return self.entry.dist.version if self.entry.dist else "unknown"
