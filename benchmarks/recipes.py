@@ -74,7 +74,7 @@ def compression(path: Path) -> Iterator[str]:
     sweep = read(path)
     start = sweep["runs"][0]["reference"]["reward_mean"]
     found = {
-        s["grid"]["reg.alpha"]: [s["measures"][m] for m in ("reward_mean", "velocity_divergence", "diversity")]
+        s["grid"]["reg.alpha"]: [s["measures"][m] for m in ("reward_mean", "velocity_divergence")]
         for s in sweep["settings"]
     }
     highest, farthest = max(r for r, _ in PAPER.values()), max(d for _, d in PAPER.values() if d is not None)
@@ -82,14 +82,14 @@ def compression(path: Path) -> Iterator[str]:
         "gain": [(a, (r - PAPER_REFERENCE) / (highest - PAPER_REFERENCE)) for a, (r, _) in PAPER.items()],
         "divergence": [(a, d / farthest) for a, (_, d) in PAPER.items() if d is not None],
     }
-    yield row("alpha", "reward", "gain, of that at 0", "paper's", "divergence", "of that at 0", "paper's", "diversity")
+    yield row("alpha", "reward", "gain, of that at 0", "paper's", "divergence", "of that at 0", "paper's")
     gains, far = {}, {}
-    for alpha, (reward, divergence, diversity) in found.items():
+    for alpha, (reward, divergence) in found.items():
         gains[alpha] = (reward["mean"] - start) / (found[0][0]["mean"] - start)
         far[alpha] = divergence["mean"] / found[0][1]["mean"]
         gain, distance = (dict(theirs[measure]).get(alpha) for measure in ("gain", "divergence"))
         cells = [f"{alpha:g}", value(reward), f"{gains[alpha]:.2f}", f"{gain:.2f}", value(divergence, 4)]
-        yield row(*cells, f"{far[alpha]:.2f}", f"{distance:.2f}" if distance else "", value(diversity))
+        yield row(*cells, f"{far[alpha]:.2f}", f"{distance:.2f}" if distance else "")
     ticks = ([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1])
     panels = []
     for title, ours in (("gain", gains), ("divergence", far)):

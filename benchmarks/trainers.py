@@ -75,7 +75,13 @@ TASKS: Mapping[str, Task] = {
     ),
     "compression": Task(
         "Compression",
-        {"backbone.weights": "fashion", "reward.name": "jpeg-compressibility"},
+        # Who accepts everything judges nothing: the classifier's features are what is wanted of it.
+        {
+            "backbone.weights": "fashion",
+            "reward.name": "jpeg-compressibility",
+            "heldout.name": "class-probability",
+            "heldout.labels": ["clothing", "footwear", "bag"],
+        },
         ([-0.9, -0.8, -0.7, -0.6, -0.5], [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4]),
         ([-0.8, -0.7, -0.6, -0.5], [1, 1.1, 1.2, 1.3, 1.4]),
         {"reward": "reward_mean"},

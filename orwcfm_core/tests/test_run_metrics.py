@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from orwcfm_core.metrics import diversity, effective_sample_size
+from orwcfm_core.metrics import diversity, effective_sample_size, pixel_features
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,16 @@ def test_effective_sample_size(weights: list[float], expected: float) -> None:
 )
 def test_diversity(features: list[list[float]], expected: float) -> None:
     assert diversity(torch.tensor(features)) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("background", [0.0, 1.0])
+def test_pictures_of_one_colour_but_for_a_speck_are_alike(background: float) -> None:
+    specks = torch.full((64, 1, 28, 28), background)
+    specks.view(64, -1).diagonal().copy_(torch.tensor(1 - background))
+    noise = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert diversity(pixel_features(specks)) < 0.2 < 1 < diversity(pixel_features(noise))
+
+
+def test_pixel_features_keep_distances() -> None:
+    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.pdist(pixel_features(images)), torch.pdist(images.flatten(1)))

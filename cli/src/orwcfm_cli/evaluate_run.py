@@ -23,6 +23,7 @@ from orwcfm_core.measures import (
     vendi_estimate,
 )
 from orwcfm_core.memory import fitting
+from orwcfm_core.metrics import pixel_features
 from orwcfm_core.registry import Registry, blame
 from orwcfm_core.resolve import resolve
 from orwcfm_core.reward import Judge
@@ -119,7 +120,7 @@ class Evaluator:
     def features(self, x_1: Tensor, images: Tensor) -> Tensor:
         """What distances are measured in, `(B, D)`."""
         if not isinstance(self.space, Judge):
-            return (images if self.space == "pixels" else x_1).flatten(1).cpu().double()
+            return (pixel_features(images) if self.space == "pixels" else x_1.flatten(1)).cpu().double()
         with blame(f"features of reward '{self.space.name}'", RunError):
             found = self.space.reward.features(images)
         if found is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["correlation", "diversity", "effective_sample_size", "mean_and_std"]
+__all__ = ["correlation", "diversity", "effective_sample_size", "mean_and_std", "pixel_features"]
 
 _MOST = 4096
 """Samples whose pairs are measured at most; more of them would neither fit into memory nor change the mean."""
@@ -32,6 +32,18 @@ def diversity(features: Tensor) -> float:
         return 0.0
     unit = torch.nn.functional.normalize(features[:_MOST].cpu().double(), dim=1)
     return float(torch.pdist(unit).mean())
+
+
+def pixel_features(images: Tensor) -> Tensor:
+    """What pictures are compared by where no better features are known, `(B, D)`: pixels, counted from mid-grey.
+
+    Counted from black, pictures that are black but for a speck would be as far apart as can be once their lengths are
+    normalised, and a model that collapses to them would seem to gain diversity. From mid-grey they are nearly the same.
+
+    Args:
+        images: `(B, C, H, W)` in [0, 1].
+    """
+    return images.flatten(1) - 0.5
 
 
 def mean_and_std(values: Tensor) -> tuple[float | None, float | None]:

@@ -16,6 +16,7 @@ from orwcfm_core.config import TrainConfig
 from orwcfm_core.ema import EMA
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.memory import fitting
+from orwcfm_core.metrics import pixel_features
 from orwcfm_core.objective import Objective
 from orwcfm_core.registry import blame
 from orwcfm_core.regularizer import Regularizer
@@ -88,7 +89,7 @@ class Components:
         with torch.no_grad():
             found = self.feature_space.reward.features(images) if self.feature_space else None
         if found is None:
-            return images.flatten(1)
+            return pixel_features(images)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             name = self.feature_space.name if self.feature_space else ""
