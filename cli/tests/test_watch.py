@@ -36,12 +36,14 @@ def test_a_collapse_is_said_once_with_what_to_change():
     assert list(found) == [first]
     assert len(found[first]) == 1
     assert found[first][0].startswith(f"warning: round {first}: diversity fell to 0.4")
-    assert "raise reg.alpha (--alpha)" in found[first][0]
+    assert "good samples have 1.00: it is collapsing; raise reg.alpha (--alpha)" in found[first][0]
 
 
 def test_what_an_ideal_run_keeps_is_the_measure_where_it_is_known():
     narrow = [{"diversity": 0.4} for _ in range(10)]
-    assert list(watched({"diversity": 1.0}, narrow)) == [5]
+    unjudged = watched({"diversity": 1.0}, narrow)
+    assert list(unjudged) == [5]
+    assert "where the pre-trained model has 1.00:" in unjudged[5][0]
     # Whoever draws boots alone has no more variety than boots have.
     assert watched({"diversity": 1.0, "satisfying_diversity": 0.5}, narrow) == {}
 

@@ -48,7 +48,9 @@ class Watch:
 
     def __init__(self, reference: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> None:
         # Whoever draws nothing but what satisfies keeps this much.
-        self.kept = known(reference, "satisfying_diversity") or known(reference, "diversity")
+        satisfying = known(reference, "satisfying_diversity")
+        self.kept = satisfying or known(reference, "diversity")
+        self.whose = "the pre-trained model's own good samples have" if satisfying else "the pre-trained model has"
         self.rounds = rounds
         self.warned: set[str] = set()
 
@@ -71,8 +73,8 @@ class Watch:
         if late is None or not self.kept or late >= LOST * self.kept:
             return ""
         return (
-            f"diversity fell to {late:.2f}, where the pre-trained model's own good samples have {self.kept:.2f}: it is "
-            "collapsing; raise reg.alpha (--alpha), or use --weighting advantage"
+            f"diversity fell to {late:.2f}, where {self.whose} {self.kept:.2f}: it is collapsing; raise reg.alpha "
+            "(--alpha), or use --weighting advantage"
         )
 
     def _ess(self) -> str:
