@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +33,13 @@ def test_diversity(features: list[list[float]], expected: float) -> None:
 
 
 @pytest.mark.parametrize("background", [0.0, 1.0])
-def test_pictures_of_one_colour_but_for_a_speck_are_alike(background: float) -> None:
+def test_pictures_of_one_colour_but_for_a_speck_are_alike(lab: Any, background: float) -> None:
+    """Where neither a judge nor the reward has features."""
+    features = lab.start()[1].components.features
     specks = torch.full((64, 1, 28, 28), background)
     specks.view(64, -1).diagonal().copy_(torch.tensor(1 - background))
     noise = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    assert diversity(pixel_features(specks)) < 0.2 < 1 < diversity(pixel_features(noise))
+    assert diversity(features(specks)) < 0.2 < 1 < diversity(features(noise))
 
 
 def test_pixel_features_keep_distances() -> None:
