@@ -3,7 +3,7 @@
     python benchmarks/untrained.py
 
 Samples of the pre-trained U-Net, measured as in `trainers.py`: weighted by exp(lambda r / std), darkened, blurred, and
-drawn more accurately. Writes a table of docs/results.md; two minutes on one thread.
+drawn by rk4. Writes a table of docs/results.md; two minutes on one thread.
 """
 
 from __future__ import annotations
@@ -11,40 +11,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from orwcfm_cli.assemble import assemble
-from orwcfm_cli.options import merge
 from orwcfm_core.metrics import effective_sample_size
-from orwcfm_core.registry import Registry
-from orwcfm_core.resolve import resolve
 from orwcfm_core.trainer import State
 from page import DOCS, row, write
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
-from trainers import SAMPLES, TASKS
-
-
-def start(task: str) -> State:
-    """A run of the task that has not begun."""
-    return assemble(resolve(merge(None, [], {**TASKS[task].options, "train.device": "cpu"}), Registry()))[1]
+from trainers import SAMPLES, start
 
 
 @torch.no_grad()
-def drawn(state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures of the pre-trained model, `(N, 1, 28, 28)`, their rewards, `(N,)`, and their features, `(N, D)`."""
+def drawn(state: State) -> Tensor:
+    """Pictures of the pre-trained model, `(N, 1, 28, 28)`."""
+    backbone, prompts = state.components.backbone, [state.components.prompts[0]] * SAMPLES
     # The noise of `evaluate`.
-    generator = torch.Generator().manual_seed(2**31 - 1)
-    noise = torch.randn(SAMPLES, *state.components.backbone.sample_shape, generator=generator)
-    x_1 = state.sample(noise, [state.components.prompts[0]] * SAMPLES)[0]
-    return judged(state, state.components.backbone.to_images(x_1))
+    noise = torch.randn(SAMPLES, *backbone.sample_shape, generator=torch.Generator().manual_seed(2**31 - 1))
+    return backbone.to_images(state.sample(noise, prompts)[0])
 
 
-def judged(state: State, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The pictures, their rewards and features."""
+def judged(state: State, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards of pictures, `(N,)`, and their features, `(N, D)`."""
     parts = state.components
-    prompts = [parts.prompts[0]] * len(images)
-    # Size needs the pictures alone, not the samples they are made of.
-    rewards = parts.objective.score(images, images, prompts).values
-    return images, rewards, parts.features(images)
+    # The size of a picture needs nothing else, not even the sample it is made of.
+    return parts.objective.score(images, images, [parts.prompts[0]] * len(images)).values, parts.features(images)
 
 
 def weighted_diversity(features: Tensor, w: Tensor) -> float:
@@ -57,26 +45,25 @@ def weighted_diversity(features: Tensor, w: Tensor) -> float:
 def rows() -> Iterator[str]:
     yield row("pictures of the pre-trained model", "reward", "diversity kept", "effective samples")
     state = start("compression")
-    images, rewards, features = drawn(state)
+    images = drawn(state)
+    rewards, features = judged(state, images)
     alike = torch.ones(SAMPLES)
     before = weighted_diversity(features, alike)
 
-    def line(name: str, rewards: Tensor, features: Tensor, w: Tensor) -> str:
-        mean = float((w * rewards).sum() / w.sum())
-        kept = weighted_diversity(features, w) / before
-        return row(name, f"{mean:.3f}", f"{kept:.3f}", round(effective_sample_size(w) * SAMPLES))
+    def cells(rewards: Tensor, features: Tensor, w: Tensor = alike) -> tuple[str, str, int]:
+        mean, kept = float((w * rewards).sum() / w.sum()), weighted_diversity(features, w) / before
+        return f"{mean:.3f}", f"{kept:.3f}", round(effective_sample_size(w) * SAMPLES)
 
-    yield line("as they are", rewards, features, alike)
+    yield row("as they are", *cells(rewards, features))
     for strength in (1.0, 1.5, 2.0):
         w = (strength * (rewards - rewards.mean()) / rewards.std()).exp()
-        yield line(f"weighted by exp({strength:g} r / std)", rewards, features, w)
+        yield row(f"weighted by exp({strength:g} r / std)", *cells(rewards, features, w))
     for share in (0.8, 0.6):
-        yield line(f"darkened to {share:g}", *judged(state, share * images)[1:], alike)
+        yield row(f"darkened to {share:g}", *cells(*judged(state, share * images)))
     for sigma in (0.5, 0.7):
-        yield line(
-            f"blurred, sigma {sigma:g} pixels", *judged(state, gaussian_blur(images, [5, 5], [sigma]))[1:], alike
-        )
-    yield line("of ten steps of rk4", *drawn(start("compression-exact"))[1:], alike)
+        blurred = gaussian_blur(images, [5, 5], [sigma])
+        yield row(f"blurred, sigma {sigma:g} pixels", *cells(*judged(state, blurred)))
+    yield row("sampled by rk4, ten steps", *cells(*judged(state, drawn(start("compression-rk4")))))
 
 
 def main() -> None:
