@@ -47,10 +47,10 @@ def rows() -> Iterator[str]:
     state = start("compression")
     images = drawn(state)
     rewards, features = judged(state, images)
-    alike = torch.ones(SAMPLES)
-    before = weighted_diversity(features, alike)
+    equal = torch.ones(SAMPLES)
+    before = weighted_diversity(features, equal)
 
-    def cells(rewards: Tensor, features: Tensor, w: Tensor = alike) -> tuple[str, str, int]:
+    def cells(rewards: Tensor, features: Tensor, w: Tensor = equal) -> tuple[str, str, int]:
         mean, kept = float((w * rewards).sum() / w.sum()), weighted_diversity(features, w) / before
         return f"{mean:.3f}", f"{kept:.3f}", round(effective_sample_size(w) * SAMPLES)
 
