@@ -72,12 +72,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4096)
     parser.add_argument("--tilts", type=float, nargs="+", default=[], help="strengths k of exp(k r)")
     args = parser.parse_args()
+    paths = list(runs_in(args.sweeps))
+    if not paths:
+        parser.error(f"no run in {', '.join(map(str, args.sweeps))} is done: orwcfm sweep --resume goes on with a sweep")
     classes = sorted(load(args.data).vocabulary.named(args.prompt))
     names = [CLASSES[args.data][k] for k in classes]
     print(f"| run | judge | {' | '.join(names)} | total variation |")
     print("|---" * (len(names) + 3) + "|")
     expected, judged, distances = None, [], []
-    for path in runs_in(args.sweeps):
+    for path in paths:
         folder = RunFolder.open(path)
         model = Trained.load(folder, folder.read_config())
         if expected is None:
