@@ -74,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     paths = list(runs_in(args.sweeps))
     if not paths:
-        parser.error(f"no run in {', '.join(map(str, args.sweeps))} is done: orwcfm sweep --resume goes on with a sweep")
+        parser.error(f"no run in {', '.join(map(str, args.sweeps))} is done: orwcfm sweep --resume goes on")
     classes = sorted(load(args.data).vocabulary.named(args.prompt))
     names = [CLASSES[args.data][k] for k in classes]
     print(f"| run | judge | {' | '.join(names)} | total variation |")
