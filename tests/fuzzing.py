@@ -16,7 +16,8 @@ from hypothesis.strategies import SearchStrategy
 SECTIONS = ("backbone", "reward", "heldout", "reg", "weighting", "sampler", "train", "callback")
 NAMES = (
     *("unet", "gmm", "clip-score", "component", "class-probability", "jpeg-compressibility", "w2", "kl", "none"),
-    *("advantage", "exp", "softmax", "top-k", "euler", "midpoint", "heun", "rk4", "dopri5", "orw-cfm", "tensorboard"),
+    *("advantage", "exp", "softmax", "top-k", "euler", "midpoint", "heun", "adams", "rk4", "dopri5", "orw-cfm"),
+    "tensorboard",
 )
 OPTIONS = (
     *("name", "weights", "conditional", "guidance", "dim", "components", "radius", "std", "width", "model", "labels"),
@@ -156,7 +157,7 @@ EXTREMES: dict[str, list[Any]] = {
     "weighting.tau": [0, 1e-30, 1, 1e6],
     "weighting.clip": [1e-30, 1, 100],
     "weighting.fraction": [1e-30, 0.5, 1],
-    "sampler.name": ["euler", "midpoint", "heun", "rk4", "dopri5"],
+    "sampler.name": ["euler", "midpoint", "heun", "adams", "rk4", "dopri5"],
     "sampler.steps": [1, 3],
     "sampler.ema": [0, 0.5, 0.999999999],
     "sampler.rtol": [1e-3, 1],

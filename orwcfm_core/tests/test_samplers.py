@@ -14,7 +14,7 @@ from orwcfm_core.errors import RunError
 from orwcfm_core.sampler import Dopri5, Euler, Sampler, build_sampler
 from torch import Tensor
 
-ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "adams": 2, "rk4": 4}
 
 
 class Swing(VelocityField):
@@ -60,7 +60,7 @@ def fixed(name: Any, steps: int, shift: float = 1.0) -> Sampler:
 @pytest.mark.parametrize(("name", "order"), ORDERS.items())
 def test_error_falls_with_the_order_of_the_method(name: str, order: int, field: str) -> None:
     velocity, solution = FIELDS[field]
-    steps = [16, 32, 64, 128]
+    steps = [64, 128, 256, 512]
     errors = [
         float((fixed(name, n).sample(velocity(), start(), {}).x_1 - solution(start())).abs().max()) for n in steps
     ]
@@ -87,6 +87,16 @@ def test_a_shift_changes_the_way_and_not_the_end(name: str) -> None:
     torch.testing.assert_close(shifted, swing(noise), rtol=1e-2, atol=1e-2)
     few, equal = (fixed(name, 3, shift).sample(Swing(), noise, {}).x_1 for shift in (3.0, 1.0))
     assert not torch.equal(few, equal)
+
+
+@pytest.mark.parametrize("name", [name for name, order in ORDERS.items() if order > 1])
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_second_order_is_exact_where_velocity_is_linear_in_time(name: str, shift: float) -> None:
+    class Falling(VelocityField):
+        def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+            return (2 * t).expand_as(x)
+
+    torch.testing.assert_close(fixed(name, 5, shift).sample(Falling(), start(), {}).x_1, start() + 1)
 
 
 @pytest.mark.parametrize("name", ORDERS)

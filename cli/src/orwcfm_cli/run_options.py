@@ -53,7 +53,7 @@ _OPTIONS = (
         help="What lies under all other options: the defaults (balanced), or the paper's settings.",
     ),
     click.option("--weighting", help="How scores become weights: advantage, exp, softmax, top-k."),
-    click.option("--sampler", help="ODE solver: euler, midpoint, heun, rk4, dopri5."),
+    click.option("--sampler", help="ODE solver: euler, midpoint, heun, adams, rk4, dopri5."),
     click.option("--alpha", help="Strength of the regularizer (reg.alpha)."),
     click.option("--tau", help="Strength of the reward (weighting.tau)."),
     click.option("--rounds", help="Rounds of sampling, scoring and updating (train.rounds)."),

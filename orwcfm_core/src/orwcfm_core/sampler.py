@@ -15,7 +15,19 @@ from orwcfm_core.backbone import Condition, VelocityField
 from orwcfm_core.config import AdaptiveConfig, FixedStepConfig, SamplerConfig
 from orwcfm_core.errors import RunError
 
-__all__ = ["Dopri5", "Euler", "FixedStep", "Heun", "Midpoint", "RungeKutta4", "Sample", "Sampler", "build_sampler"]
+__all__ = [
+    "Adams",
+    "Dopri5",
+    "Euler",
+    "FixedStep",
+    "Heun",
+    "Midpoint",
+    "OneStep",
+    "RungeKutta4",
+    "Sample",
+    "Sampler",
+    "build_sampler",
+]
 
 
 class Sample(NamedTuple):
@@ -43,7 +55,7 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 class FixedStep(Sampler):
-    """A given number of steps; a subclass states one.
+    """A given number of steps.
 
     Steps end at `t / (t + shift (1 - t))` of equally spaced t. Large pictures keep their coarse form under more noise
     than small ones, so that a model of them decides it nearer to t=0, where a shift above 1 puts more steps.
@@ -63,6 +75,10 @@ class FixedStep(Sampler):
         self.times = tuple(i / (i + shift * (steps - i)) for i in range(steps + 1))
         """Where steps begin and end, `steps + 1` times from 0 to 1."""
 
+
+class OneStep(FixedStep):
+    """Steps that need nothing of those before; a subclass states one."""
+
     @abstractmethod
     def step(self, v: Velocity, t: Tensor, x: Tensor, h: float) -> Tensor:
         """Carry `x` from `t` to `t + h`."""
@@ -76,13 +92,11 @@ class FixedStep(Sampler):
 
         x = noise
         for start, end in pairwise(self.times):
-            # Filled on the device: a number that is copied there makes the host wait.
-            t = torch.full((), start, dtype=noise.dtype, device=noise.device)
-            x = self.step(v, t, x, end - start)
+            x = self.step(v, _like(noise, start), x, end - start)
         return Sample(x, self.stages * (len(self.times) - 1))
 
 
-class Euler(FixedStep):
+class Euler(OneStep):
     """First order: `x + h v(t, x)`."""
 
     stages = 1
@@ -91,7 +105,7 @@ class Euler(FixedStep):
         return x + h * v(t, x)
 
 
-class Midpoint(FixedStep):
+class Midpoint(OneStep):
     """Second order: `x + h v(t + h/2, x + h/2 v(t, x))`."""
 
     stages = 2
@@ -100,7 +114,7 @@ class Midpoint(FixedStep):
         return x + h * v(t + h / 2, x + h / 2 * v(t, x))
 
 
-class Heun(FixedStep):
+class Heun(OneStep):
     """Second order: `x + h/2 (k1 + k2)` with `k1 = v(t, x)`, `k2 = v(t + h, x + h k1)`."""
 
     stages = 2
@@ -111,7 +125,7 @@ class Heun(FixedStep):
         return x + h / 2 * (k1 + k2)
 
 
-class RungeKutta4(FixedStep):
+class RungeKutta4(OneStep):
     """Fourth order: `x + h/6 (k1 + 2 k2 + 2 k3 + k4)`, the classical Runge-Kutta method."""
 
     stages = 4
@@ -122,6 +136,40 @@ class RungeKutta4(FixedStep):
         k3 = v(t + h / 2, x + h / 2 * k2)
         k4 = v(t + h, x + h * k3)
         return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+class Adams(FixedStep):
+    """Second order with one evaluation a step: each is used twice, to correct a step and to predict the next.
+
+    A step of size h from `x` with velocity `v`, after one of size g that began with velocity `u`:
+
+        y = x + h (v + h/(2 g) (v - u))     predicted (Adams and Bashforth)
+        w = velocity(t + h, y)
+        x + h/2 (v + w)                     corrected (Adams and Moulton: the trapezoidal rule)
+
+    and `w` is the velocity of the next step. The first step has none before it: `y = x + h v`. The last ends at `y`.
+
+    References:
+        Solving Ordinary Differential Equations I, III.1 (Hairer, Norsett and Wanner, 1993)
+        UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models (Zhao et al., 2023),
+        arXiv:2302.04867: a corrector that takes no further evaluation
+    """
+
+    stages = 1
+
+    @torch.no_grad()
+    def sample(self, field: VelocityField, noise: Tensor, condition: Condition) -> Sample:
+        """Integrate from t=0 to t=1 along `times`."""
+        # At time t: the last step began in x with velocity v, had size h, and is predicted to end in y.
+        h, x, y = 0.0, noise, noise
+        v = torch.zeros_like(noise)
+        for start, end in pairwise(self.times):
+            w = field.velocity(_like(noise, start), y, condition)
+            x = x + h / 2 * (v + w)
+            slope = w + (end - start) / (2 * h) * (w - v) if h else w
+            h, v = end - start, w
+            y = x + h * slope
+        return Sample(y, len(self.times) - 1)
 
 
 class Dopri5(Sampler):
@@ -162,7 +210,7 @@ class Dopri5(Sampler):
         """Integrate from t=0 to t=1 with as many steps as the tolerances ask for."""
 
         def v(t: float, x: Tensor) -> Tensor:
-            return field.velocity(torch.full((), t, dtype=noise.dtype, device=noise.device), x, condition)
+            return field.velocity(_like(noise, t), x, condition)
 
         x, t, h = noise, 0.0, 0.1
         k1, nfe = v(t, x), 1
@@ -186,7 +234,18 @@ class Dopri5(Sampler):
         return Sample(x, nfe)
 
 
-_FIXED: dict[str, type[FixedStep]] = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RungeKutta4}
+def _like(noise: Tensor, t: float) -> Tensor:
+    """A time for the model, filled on the device: a number that is copied there makes the host wait."""
+    return torch.full((), t, dtype=noise.dtype, device=noise.device)
+
+
+_FIXED: dict[str, type[FixedStep]] = {
+    "euler": Euler,
+    "midpoint": Midpoint,
+    "heun": Heun,
+    "adams": Adams,
+    "rk4": RungeKutta4,
+}
 
 
 def build_sampler(config: SamplerConfig) -> Sampler:
