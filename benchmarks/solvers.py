@@ -16,7 +16,7 @@ import torch
 from orwcfm_cli.assemble import assemble
 from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
-from orwcfm_core.sampler import Euler, FixedStep, Heun, Midpoint, RungeKutta4
+from orwcfm_core.sampler import Adams, Euler, FixedStep, Heun, Midpoint, RungeKutta4
 from orwcfm_core.trainer import draw
 from orwcfm_reward_classifier.reward import load, prepare
 from page import DOCS, row, write
@@ -29,6 +29,7 @@ SAMPLERS: dict[str, FixedStep] = {
         ("euler", Euler, 10, (1.0, 3.0)),
         ("midpoint", Midpoint, 5, (1.0, 2.0, 3.0)),
         ("heun", Heun, 5, (1.0, 2.0)),
+        ("adams", Adams, 10, (1.0, 2.0, 3.0)),
         ("euler", Euler, 30, (3.0,)),
         ("rk4", RungeKutta4, 5, (1.0,)),
     )

@@ -3,7 +3,7 @@
     python benchmarks/untrained.py
 
 Samples of the pre-trained U-Net, measured as in `trainers.py`: weighted by exp(lambda r / std), darkened, blurred, and
-drawn by rk4. Writes a table of docs/results.md; two minutes on one thread.
+drawn by the midpoint rule. Writes a table of docs/results.md; two minutes on one thread.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def rows() -> Iterator[str]:
         return f"{mean:.3f}", f"{kept:.3f}", round(effective_sample_size(w) * SAMPLES)
 
     yield row("as they are", *cells(rewards, features))
-    for strength in (1.0, 1.5, 2.0):
+    for strength in (1.0, 1.5, 2.0, 3.0):
         w = (strength * (rewards - rewards.mean()) / rewards.std()).exp()
         yield row(f"weighted by exp({strength:g} r / std)", *cells(rewards, features, w))
     for share in (0.8, 0.6):
@@ -63,7 +63,7 @@ def rows() -> Iterator[str]:
     for sigma in (0.5, 0.7):
         blurred = gaussian_blur(images, [5, 5], [sigma])
         yield row(f"blurred, sigma {sigma:g} pixels", *cells(*judged(state, blurred)))
-    yield row("sampled by rk4, ten steps", *cells(*judged(state, drawn(start("compression-rk4")))))
+    yield row("sampled by the midpoint rule", *cells(*judged(state, drawn(start("compression-midpoint")))))
 
 
 def main() -> None:

@@ -44,8 +44,8 @@ def test_a_trainer_suggests_what_it_is_meant_for_and_the_user_has_the_last_word(
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ((), {"name": "midpoint", "steps": 5, "shift": 2.0, "ema": 0.5}),
-        (("--trainer", "nft"), {"name": "midpoint", "steps": 5, "shift": 2.0, "ema": 0.5}),
+        ((), {"name": "adams", "steps": 10, "shift": 2.0, "ema": 0.5}),
+        (("--trainer", "nft"), {"name": "adams", "steps": 10, "shift": 2.0, "ema": 0.5}),
         (("--trainer", "nft", "--sampler", "heun"), {"name": "heun", "steps": 10, "shift": 1.0, "ema": 0.5}),
         (("--trainer", "flow-grpo"), {"name": "euler", "steps": 10, "shift": 3.0, "ema": 0.0}),
         (("--sampler", "euler"), {"name": "euler", "steps": 10, "shift": 1.0, "ema": 0.5}),

@@ -83,7 +83,7 @@ def test_suggestions_fit_the_weights():
     assert (
         suggest(Config(), ()).run
         == suggest(Config(weights="none.safetensors"), ()).run
-        == {"sampler": {"name": "midpoint", "steps": 5, "shift": 2.0}}
+        == {"sampler": {"name": "adams", "steps": 10, "shift": 2.0}}
     )
     assert suggest(Config(), ()).prompts == ("footwear",)
     assert suggest(Config(weights="mnist"), ()).prompts == ("an even digit",)
