@@ -89,6 +89,8 @@ SUGGESTED: Mapping[str, Task] = {
         "diversity",
     ),
 }
+"""By the sampler that the backbone suggests."""
+
 MIDPOINT = {"sampler.name": "midpoint", "sampler.steps": 5, "sampler.shift": 2.0}
 TASKS: Mapping[str, Task] = {
     **SUGGESTED,

@@ -92,7 +92,7 @@ class OneStep(FixedStep):
 
         x = noise
         for start, end in pairwise(self.times):
-            x = self.step(v, _like(noise, start), x, end - start)
+            x = self.step(v, _time_for(noise, start), x, end - start)
         return Sample(x, self.stages * (len(self.times) - 1))
 
 
@@ -164,7 +164,7 @@ class Adams(FixedStep):
         h, x, y = 0.0, noise, noise
         v = torch.zeros_like(noise)
         for start, end in pairwise(self.times):
-            w = field.velocity(_like(noise, start), y, condition)
+            w = field.velocity(_time_for(noise, start), y, condition)
             x = x + h / 2 * (v + w)
             slope = w + (end - start) / (2 * h) * (w - v) if h else w
             h, v = end - start, w
@@ -210,7 +210,7 @@ class Dopri5(Sampler):
         """Integrate from t=0 to t=1 with as many steps as the tolerances ask for."""
 
         def v(t: float, x: Tensor) -> Tensor:
-            return field.velocity(_like(noise, t), x, condition)
+            return field.velocity(_time_for(noise, t), x, condition)
 
         x, t, h = noise, 0.0, 0.1
         k1, nfe = v(t, x), 1
@@ -234,8 +234,8 @@ class Dopri5(Sampler):
         return Sample(x, nfe)
 
 
-def _like(noise: Tensor, t: float) -> Tensor:
-    """A time for the model, filled on the device: a number that is copied there makes the host wait."""
+def _time_for(noise: Tensor, t: float) -> Tensor:
+    """A time for the model, of shape `()`, filled on the device: a number that is copied there makes the host wait."""
     return torch.full((), t, dtype=noise.dtype, device=noise.device)
 
 
