@@ -31,7 +31,7 @@ def evaluated(orwcfm, *args: object) -> dict:
 
 def test_a_learned_reward_shows_with_its_interval(orwcfm, runs):
     found = evaluated(orwcfm, runs / "gmm", "--reference", "--feature-space", "samples", "--samples", 2000)
-    # Eight equal components with rewards 1 and 0.5 and six times 0, but for Euler's error in ten steps.
+    # Eight equal components with rewards 1 and 0.5 and six times 0.
     assert found["reference"]["reward_component"]["value"] == pytest.approx(1.5 / 8, abs=0.04)
     gain = found["difference"]["reward_component"]
     assert gain["low"] > 0

@@ -57,7 +57,7 @@ class SamplerConfig(ComponentConfig):
 class FixedStepConfig(SamplerConfig):
     """A solver with a given number of steps."""
 
-    name: Literal["euler", "midpoint", "heun", "adams", "rk4"] = Field("euler", description="Solver with fixed steps.")
+    name: Literal["euler", "midpoint", "heun", "adams", "rk4"] = Field("adams", description="Solver with fixed steps.")
     steps: int = Field(10, ge=1, le=10_000, description="Steps from noise to data.")
     shift: float = Field(
         1.0,

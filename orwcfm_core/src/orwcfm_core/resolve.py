@@ -228,7 +228,7 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     method = reader.method("orw-cfm")
     regs = reader.regularizers(method.get("reg", {}))
     weighting = reader.named("weighting", WEIGHTINGS, "advantage", [method.get("weighting", {})])
-    sampler = reader.named("sampler", SAMPLERS, "euler", [suggested.run.get("sampler", {}), method.get("sampler", {})])
+    sampler = reader.named("sampler", SAMPLERS, "adams", [suggested.run.get("sampler", {}), method.get("sampler", {})])
     trainer = reader.component("train", "trainer", "orw-cfm", suggested.run.get("train"))
     callbacks = () if reader.absent("callback", "none", "callback") else reader.several("callback", "callback", "none")
 
