@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_the_main_line_makes_a_whole_run_folder(orwcfm, tmp_path):
     (run / "report.html").unlink()
     assert "report" in orwcfm("report", run).stdout
     assert (run / "report.html").exists()
+
+
+def test_a_backbone_of_points_gets_the_reward_that_fits_it(orwcfm):
+    assert tomllib.loads(orwcfm("run", "--backbone", "gmm", "--print-config").stdout)["reward"]["name"] == "component"
+    other = orwcfm("run", "--backbone", "gmm", "--reward", "jpeg-compressibility", "--print-config").stdout
+    assert tomllib.loads(other)["reward"]["name"] == "jpeg-compressibility"
 
 
 def test_printed_configuration_is_complete_and_reads_back(orwcfm, tmp_path):

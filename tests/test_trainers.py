@@ -49,7 +49,7 @@ def test_a_trainer_suggests_what_it_is_meant_for_and_the_user_has_the_last_word(
         (("--trainer", "nft", "--sampler", "heun"), {"name": "heun", "steps": 10, "shift": 1.0, "ema": 0.5}),
         (("--trainer", "flow-grpo"), {"name": "euler", "steps": 10, "shift": 3.0, "ema": 0.0}),
         (("--sampler", "euler"), {"name": "euler", "steps": 10, "shift": 1.0, "ema": 0.5}),
-        (("--backbone", "gmm", "--reward", "component"), {"name": "adams", "steps": 10, "shift": 1.0, "ema": 0.5}),
+        (("--backbone", "gmm"), {"name": "adams", "steps": 10, "shift": 1.0, "ema": 0.5}),
     ],
 )
 def test_what_a_backbone_suggests_for_one_sampler_is_not_for_another(args, expected):

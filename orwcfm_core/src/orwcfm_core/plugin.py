@@ -72,7 +72,7 @@ class Suggestions:
         prompts: Prompts of a run that names none, if anything reads them.
         heldout: Names of rewards that can judge a run without training on it, the best first.
         rewards: Options by reward name, used where the user set none.
-        run: Options of sections `train` and `sampler`, used where the user set none.
+        run: Options of sections `train` and `sampler`, and the name in section `reward`, used where the user set none.
     """
 
     prompts: tuple[str, ...] = ()

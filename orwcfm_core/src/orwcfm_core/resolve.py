@@ -118,7 +118,8 @@ class _Reader:
 
     def rewards(self, suggested: Suggestions) -> tuple[RewardChoice, ...]:
         """Choose what is trained on."""
-        read = self.terms("reward", "clip-score", "weight", TermConfig, suggested)
+        default = suggested.run.get("reward", {}).get("name", "clip-score")
+        read = self.terms("reward", default, "weight", TermConfig, suggested)
         return tuple(RewardChoice(choice.asked, choice.plugin, choice.config, term) for choice, term in read)
 
     def judges(self, default: str, suggested: Suggestions) -> tuple[JudgeChoice, ...]:
