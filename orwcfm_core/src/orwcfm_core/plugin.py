@@ -70,12 +70,14 @@ class Suggestions:
 
     Args:
         prompts: Prompts of a run that names none, if anything reads them.
+        reward: Name of the reward of a run that names none.
         heldout: Names of rewards that can judge a run without training on it, the best first.
         rewards: Options by reward name, used where the user set none.
-        run: Options of sections `train` and `sampler`, and the name in section `reward`, used where the user set none.
+        run: Options of sections `train` and `sampler`, used where the user set none.
     """
 
     prompts: tuple[str, ...] = ()
+    reward: str = "clip-score"
     heldout: tuple[str, ...] = ()
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     run: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

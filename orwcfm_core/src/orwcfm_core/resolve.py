@@ -118,8 +118,7 @@ class _Reader:
 
     def rewards(self, suggested: Suggestions) -> tuple[RewardChoice, ...]:
         """Choose what is trained on."""
-        default = suggested.run.get("reward", {}).get("name", "clip-score")
-        read = self.terms("reward", default, "weight", TermConfig, suggested)
+        read = self.terms("reward", suggested.reward, "weight", TermConfig, suggested)
         return tuple(RewardChoice(choice.asked, choice.plugin, choice.config, term) for choice, term in read)
 
     def judges(self, default: str, suggested: Suggestions) -> tuple[JudgeChoice, ...]:

@@ -43,7 +43,7 @@ class ComponentRewardConfig(Geometry):
 
 def _suggest(config: GmmConfig, prompts: tuple[str, ...]) -> Suggestions:
     geometry = {name: getattr(config, name) for name in Geometry.model_fields}
-    return Suggestions(rewards={"component": geometry}, run={"reward": {"name": "component"}})
+    return Suggestions(reward="component", rewards={"component": geometry})
 
 
 @hookimpl
