@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from commandline import SMALL
+from orwcfm_cli.evaluate_run import Request, evaluate_run
+from orwcfm_cli.trained import Trained
 from PIL import Image
 from test_run import GMM
 
@@ -108,6 +110,28 @@ def test_by_default_it_scores_what_the_run_did(orwcfm, runs):
     assert not found["real"]
 
 
+def test_what_is_no_number_is_no_sample(runs, monkeypatch):
+    sampled = Trained.draw
+    request = Request(runs / "gmm", (), (), 64, None, True, None, True, 0, "newest")
+
+    def half(self, *args):
+        x_1 = sampled(self, *args)
+        x_1[::2] = math.nan
+        return x_1
+
+    whole = evaluate_run(request)
+    monkeypatch.setattr(Trained, "draw", half)
+    found = evaluate_run(request)
+    assert found["not_finite"] == found["invalid"]["component"] == 32
+    assert whole["not_finite"] == 0
+    for name in ("diversity", "vendi", "reward_component", "frechet_reference"):
+        assert found["policy"][name]["value"] == pytest.approx(whole["policy"][name]["value"], rel=0.5)
+    monkeypatch.setattr(Trained, "draw", lambda self, *args: sampled(self, *args) * math.nan)
+    nothing = evaluate_run(request)
+    known = {key for key, estimate in nothing["policy"].items() if estimate["value"] is not None}
+    assert not known
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -121,14 +145,19 @@ def test_by_default_it_scores_what_the_run_did(orwcfm, runs):
         (("--feature-space", "samples", "--real", "real"), "real images are no samples of the model"),
         (("--real", "gone"), "expected a folder of at least two images, found 0"),
         (("--real", "broken"), "cannot read image broken"),
+        (("--real", "deep"), "deep/0.png has more than 8 bits"),
         (("--out", "real"), "expected a JSON file, got a folder"),
+        (("--out", "real/0.png/eval.json"), "cannot make its folder"),
     ],
 )
 def test_mistakes(orwcfm, runs, tmp_path, args, said):
     save_pictures(tmp_path / "real")
     (tmp_path / "broken").mkdir()
+    (tmp_path / "deep").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "broken" / name).write_bytes(b"no picture")
+    for i in range(2):
+        Image.new("I;16", (28, 28), 30_000).save(tmp_path / "deep" / f"{i}.png")
     done = orwcfm("eval", runs / "pictures", "--samples", 8, *args, code=2)
     assert said in done.stderr
     assert done.stdout == ""

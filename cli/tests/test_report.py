@@ -230,6 +230,15 @@ def test_cautions(tmp_path: Path, options: dict[str, Any], label: str) -> None:
     assert verdict.advice
 
 
+def test_a_result_that_nothing_could_score_is_not_healthy(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    final = {"round": 80, "samples": 64, "reward_mean": None, "heldout_class-probability": None, "diversity": 0.5}
+    (run / "final.json").write_text(json.dumps(final))
+    page = page_of(run)
+    assert headline_of(page).startswith("Reward is not known")
+    assert judge(read_run(run)).label == "Not scored"
+
+
 def test_unstable_run_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

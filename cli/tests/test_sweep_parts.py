@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from orwcfm_cli.outcomes import front, outcomes_of
-from orwcfm_cli.overview import differences
+from orwcfm_cli.outcomes import Outcome, front, outcomes_of
+from orwcfm_cli.overview import common_reference, differences
 from orwcfm_cli.report_data import RunRecord
 from orwcfm_cli.sweep_folder import SweepFolder
 from orwcfm_cli.sweep_grid import Grid
@@ -39,6 +39,18 @@ def test_names_are_those_of_files_and_never_the_same() -> None:
     assert all("/" not in name and " " not in name for name in found)
     assert found[3] == "prompt=a-b,heldout=x"
     assert names('prompt=["a b"]')[0] in names('prompt=["c", "a b"]')
+
+
+def test_long_names_are_cut_and_stay_different() -> None:
+    found = names(*(f"backbone.{axis}={axis * 30}é,{axis * 30}ö" for axis in "abcdefgh"))
+    assert max(len(name.encode()) for name in found) <= 200
+    assert len(set(found)) == len(found) == 2**8
+
+
+def test_too_many_runs_are_refused_however_the_grid_came_about() -> None:
+    many = Grid.parse(["alpha=0", f"seed={','.join(map(str, range(6000)))}"])
+    with pytest.raises(UserError, match="12,000 combinations are too many"):
+        many.grown(Grid.parse(["alpha=1", "seed=0"]))
 
 
 def test_values_reach_the_configuration() -> None:
@@ -95,6 +107,33 @@ def test_rewards_of_different_kinds_are_no_gain() -> None:
     other = RunRecord("b", {"reward": {"name": "s"}}, "", [{"round": 1}], final={"reward_mean": 2.0})
     assert [o.key for o in outcomes_of([one, one]) if o.gain] == ["heldout_judge", "reward_mean"]
     assert [o.key for o in outcomes_of([one, other]) if o.gain] == ["heldout_judge"]
+
+
+def test_scores_for_other_prompts_are_no_gain() -> None:
+    a, b = (
+        RunRecord("r", {"reward": {"name": "s", "prompt": [p]}}, "", [{"round": 1}], final={"heldout_j": 1.0})
+        for p in "ab"
+    )
+    assert not any(o.gain for o in outcomes_of([a, b]))
+    assert [o.key for o in outcomes_of([a, a]) if o.gain] == ["heldout_j"]
+
+
+def test_a_reference_is_shown_where_all_have_it() -> None:
+    one, same, other = (RunRecord("r", {}, "", reference={"diversity": d}) for d in (0.5, 0.50001, 0.6))
+    outcomes = [Outcome("diversity", "diversity")]
+    assert common_reference([one, same], outcomes) is one
+    assert common_reference([one, same, other], outcomes) is None
+    assert common_reference([one, RunRecord("r", {}, "")], outcomes) is None
+    assert common_reference([], outcomes) is None
+
+
+def test_the_end_is_that_of_the_result() -> None:
+    rounds = [{"round": n, "velocity_divergence": float(n), "reward_mean": 1.0} for n in range(1, 17)]
+    stopped = RunRecord("r", {}, "", rounds, final={"round": 8, "reward_mean": None})
+    assert stopped.end("velocity_divergence") == 8.0
+    # Not known is not what it was in training.
+    assert stopped.end("reward_mean") is None
+    assert RunRecord("r", {}, "", rounds).end("velocity_divergence") == 15.5
 
 
 def test_only_options_that_differ_are_told() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from orwcfm_core.errors import UserError
 from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.outcomes import COSTS, Outcome, front, outcomes_of
-from orwcfm_cli.overview import Point, cost_plane, differences, link, thumbnail
+from orwcfm_cli.overview import Point, common_reference, cost_plane, differences, link, thumbnail
 from orwcfm_cli.page import ARROW, DASH, DOT, figure, page, table, written
 from orwcfm_cli.report_data import RunRecord, read_run, running_mean
 from orwcfm_cli.report_verdict import judge, plain
@@ -91,12 +90,7 @@ class Comparison:
         self.gains = [outcome for outcome in self.outcomes if outcome.gain]
         self.costs = [outcome for outcome in self.outcomes if outcome.key in COSTS]
         self.differences = differences(self.records)
-
-    @cached_property
-    def reference(self) -> RunRecord | None:
-        """A run whose reference is that of all; None if they have several."""
-        seen = [tuple(record.baseline(outcome.key) for outcome in self.outcomes) for record in self.records]
-        return self.records[0] if all(values == seen[0] for values in seen) else None
+        self.reference = common_reference(self.records, self.outcomes)
 
     def ends(self, gain: Outcome, cost: Outcome) -> list[tuple[Entry, float, float]]:
         """The runs that have both measures, with cost and gain at their ends."""
@@ -164,7 +158,7 @@ def _headline(comparison: Comparison) -> str:
         known = [(end, e) for e in comparison.entries if (end := e.record.end(outcome.key)) is not None]
         best, entry = max(known, key=lambda pair: pair[0])
         return f"{outcome.name.capitalize()} is highest in {entry.label}: {plain(best)}."
-    return "No round is done yet."
+    return "Their scores cannot be compared." if comparison.outcomes else "No round is done yet."
 
 
 def _named(entry: Entry, target: Path | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def evaluate(out: Path | None, as_json: bool, **given: Any) -> None:
 
     if out and out.is_dir():
         raise UserError(f"--out {out}: expected a JSON file, got a folder")
+    if out:
+        # Better now than when all is measured.
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UserError(f"--out {out}: cannot make its folder: {e.strerror}") from e
+        if not os.access(out.parent, os.W_OK):
+            raise UserError(f"--out {out}: its folder cannot be written to")
     from orwcfm_cli.evaluate_run import Request, evaluate_run
 
     result = evaluate_run(Request(**given))
@@ -83,6 +92,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
             f"Vendi score and Fréchet distance need more samples than the {result['features']} features: draw more, or "
             "compare only with the same number of samples"
         )
+    if result["not_finite"]:
+        notes.append(f"{result['not_finite']} samples are not finite; they are left out")
     notes += [f"{count} samples could not be scored by {name}" for name, count in result["invalid"].items() if count]
     return [*aligned(rows, None), "", *notes]
 

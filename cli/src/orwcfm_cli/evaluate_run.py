@@ -44,6 +44,7 @@ RESAMPLES = 100
 """Of the bootstrap."""
 SPACES = ("pixels", "samples")
 """Feature spaces that are no reward's."""
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Request:
 
 @dataclass
 class Measured:
-    """What was seen of one model's samples: scores and validity by reward, features, divergence along the paths."""
+    """What was seen of one model's samples: which are numbers, scores and validity by reward, features, divergence."""
 
+    finite: list[Tensor] = field(default_factory=list)
     scores: dict[str, list[Tensor]] = field(default_factory=dict)
     valid: dict[str, list[Tensor]] = field(default_factory=dict)
     features: list[Tensor] = field(default_factory=list)
@@ -106,12 +108,16 @@ class Evaluator:
     def look(self, measured: Measured, start: int, noise: Tensor, reference: bool) -> None:
         """Sample from some noise and note what comes out."""
         prompts = [self.prompts[i % len(self.prompts)] for i in range(start, start + len(noise))]
-        x_1 = self.model.draw(reference, noise, prompts).nan_to_num(0.0, 0.0, 0.0)
+        drawn = self.model.draw(reference, noise, prompts)
+        # As in a round: what is not a number is no sample.
+        finite = drawn.flatten(1).isfinite().all(1).cpu()
+        x_1 = drawn.nan_to_num(0.0, 0.0, 0.0)
+        measured.finite.append(finite)
         images = self.model.backbone.to_images(x_1)
         for judge in self.judges:
             scores, valid = judge.score(x_1, images, prompts)
             measured.scores.setdefault(judge.name, []).append(scores.cpu())
-            measured.valid.setdefault(judge.name, []).append(valid.cpu())
+            measured.valid.setdefault(judge.name, []).append(valid.cpu() & finite)
         measured.features.append(self.features(x_1, images))
         if not reference:
             measured.divergence.append(self._divergence(noise, prompts))
@@ -165,12 +171,13 @@ def evaluate_run(request: Request) -> dict[str, Any]:
                 evaluator.look(into, start, noise, reference=name == "reference")
             display.step(start + len(noise), "sampling", f"{start + len(noise)}/{request.samples} samples")
         real = _real_features(evaluator, images)
-        display.step(request.samples, "measuring", "measuring")
+        display.step(request.samples, "measuring", "measuring, with resampling for the intervals")
         found = _estimates(evaluator, measured, real, request)
     return {
         **_facts(request, evaluator),
         "features": measured["policy"].features[0].shape[1],
         "names": _names(evaluator, request),
+        "not_finite": int((~torch.cat(measured["policy"].finite)).sum()),
         "invalid": {name: int((~torch.cat(valid)).sum()) for name, valid in measured["policy"].valid.items()},
         **{name: {key: _plain(e) for key, e in estimates.items()} for name, estimates in found.items()},
     }
@@ -251,22 +258,35 @@ def _estimates(
 ) -> dict[str, dict[str, Estimate]]:
     """All measures by model."""
     found = {name: _scores(evaluator, m) for name, m in measured.items()} | {"real": {}}
-    features = {name: torch.cat(m.features) for name, m in measured.items()}
+    finite = {name: torch.cat(m.finite) for name, m in measured.items()}
+    features = {name: torch.cat(m.features)[finite[name]] for name, m in measured.items()}
     features |= {} if real is None else {"real": real}
     generator = torch.Generator().manual_seed(request.seed)
     for name, x in features.items():
-        found[name] |= {"diversity": distance_estimate(x, request.normalised), "vendi": vendi_estimate(x)}
+        found[name] |= {
+            "diversity": _of_two(distance_estimate, x, request.normalised),
+            "vendi": _of_two(vendi_estimate, x),
+        }
         if real is not None and name != "real":
             found[name]["frechet_real"] = _frechet(x, real, generator)
     policy = found["policy"]
     if request.reference:
-        policy["frechet_reference"] = _frechet(features["policy"], features["reference"], generator, paired=True)
-    policy["velocity_divergence"] = mean_estimate(torch.cat(measured["policy"].divergence))
+        both = finite["policy"] & finite["reference"]
+        a, b = (torch.cat(measured[name].features)[both] for name in ("policy", "reference"))
+        policy["frechet_reference"] = _frechet(a, b, generator, paired=True)
+    divergence = torch.cat(measured["policy"].divergence)
+    policy["velocity_divergence"] = _if_any(mean_estimate, divergence[finite["policy"] & divergence.isfinite()])
     difference = _difference(evaluator, measured) if request.reference else {}
     return {"policy": policy, "reference": found.get("reference", {}), "difference": difference, "real": found["real"]}
 
 
 def _frechet(a: Tensor, b: Tensor, generator: torch.Generator, paired: bool = False) -> Estimate:
+    if len(a) < 2 or len(b) < 2:
+        return UNKNOWN
+    if len(a) + len(b) < a.shape[1]:
+        # In coordinates of what the rows span, distances are the same and matrices smaller.
+        span = torch.linalg.qr(torch.cat([a, b]).T).Q
+        a, b = a @ span, b @ span
     found = bootstrap(frechet_distance, [a, b], RESAMPLES, generator, paired)
     return Estimate(max(0.0, found.value), max(0.0, found.low), found.high)
 
@@ -293,7 +313,12 @@ def _difference(evaluator: Evaluator, measured: Mapping[str, Measured]) -> dict[
 
 
 def _if_any(estimate: Callable[[Tensor], Estimate], values: Tensor) -> Estimate:
-    return estimate(values) if len(values) else Estimate(math.nan, math.nan, math.nan)
+    return estimate(values) if len(values) else UNKNOWN
+
+
+def _of_two(estimate: Callable[..., Estimate], features: Tensor, *options: Any) -> Estimate:
+    """A measure of how samples differ, which needs at least two."""
+    return estimate(features, *options) if len(features) >= 2 else UNKNOWN
 
 
 def _facts(request: Request, evaluator: Evaluator) -> dict[str, Any]:

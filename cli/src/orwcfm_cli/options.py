@@ -12,7 +12,7 @@ import tomli_w
 from orwcfm_core.errors import UserError
 from orwcfm_core.layers import layered
 
-__all__ = ["PRESETS", "Tables", "flat", "merge", "put", "read_toml", "to_toml"]
+__all__ = ["PRESETS", "Tables", "flat", "has_null", "merge", "put", "read_toml", "to_toml"]
 
 Tables = dict[str, dict[str, Any]]
 
@@ -101,11 +101,12 @@ def _decode(setting: str, value: str) -> Any:
         decoded = json.loads(value)
     except (ValueError, RecursionError) as e:
         raise UserError(f"--set {setting}: a value that starts with '{value[0]}' must be JSON: {e}") from e
-    if _has_null(decoded):
+    if has_null(decoded):
         raise UserError(f"--set {setting}: null cannot be written to a configuration; leave it out")
     return decoded
 
 
-def _has_null(value: Any) -> bool:
+def has_null(value: Any) -> bool:
+    """Whether there is a None in a value, which TOML does not have."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value is None or any(map(_has_null, inner))
+    return value is None or any(map(has_null, inner))

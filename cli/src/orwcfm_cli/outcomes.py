@@ -39,17 +39,16 @@ class Outcome:
 def outcomes_of(runs: Sequence[RunRecord]) -> list[Outcome]:
     """The measures that at least one run has, the one that counts first."""
     judges = dict.fromkeys(key for run in runs for key in (run.heldout, *run.final, *run.reference) if key)
-    found = [
-        Outcome(key, measure_name(key), f"Mean score of {key.removeprefix('heldout_')}, which is not trained on.")
-        for key in judges
-        if key.startswith("heldout_")
-    ]
+    found = []
+    for key in judges:
+        if key.startswith("heldout_"):
+            judged = [(run.config.get("heldout"), run.prompts) for run in runs if run.end(key) is not None]
+            meaning = f"Mean score of {key.removeprefix('heldout_')}, which is not trained on."
+            found.append(_score(key, measure_name(key), meaning, judged))
     rewards = dict.fromkeys(" and ".join(run.names("reward")) for run in runs)
-    several = "" if len(rewards) <= 1 else " The runs have other rewards: these values cannot be compared."
+    meaning = f"Mean score of {', '.join(rewards) or 'the reward'}."
     found += [
-        Outcome(
-            "reward_mean", "reward", f"Mean score of {', '.join(rewards) or 'the reward'}.{several}", len(rewards) <= 1
-        ),
+        _score("reward_mean", "reward", meaning, [run.config.get("reward") for run in runs]),
         Outcome("satisfying_share", "satisfying share", "Share of samples that the judge gives at least one half."),
         Outcome("diversity", "diversity", "Mean distance between pairs of samples, in features of length 1."),
         Outcome("satisfying_diversity", "satisfying diversity", "The same, of the samples that satisfy the judge."),
@@ -60,6 +59,14 @@ def outcomes_of(runs: Sequence[RunRecord]) -> list[Outcome]:
         ),
     ]
     return [outcome for outcome in found if any(run.end(outcome.key) is not None for run in runs)]
+
+
+def _score(key: str, name: str, meaning: str, scored_by: Sequence[object]) -> Outcome:
+    """A mean score, and whether all runs were scored by the same."""
+    if len({repr(by) for by in scored_by}) <= 1:
+        return Outcome(key, name, meaning)
+    more = "The runs differ in what scores, its options or prompts: these values cannot be compared."
+    return Outcome(key, name, f"{meaning} {more}", comparable=False)
 
 
 def front(points: Sequence[tuple[float, float]], more_x: bool) -> list[int]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isclose
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,10 +18,12 @@ from orwcfm_cli.outcomes import COSTS, Outcome, front
 from orwcfm_cli.page import ARROW, figure, image
 from orwcfm_cli.report_data import Picture, RunRecord
 
-__all__ = ["Point", "cost_plane", "differences", "link", "satisfying_guide", "thumbnail"]
+__all__ = ["Point", "common_reference", "cost_plane", "differences", "link", "satisfying_guide", "thumbnail"]
 
 SIDE = 264
 """Width of a thumbnail in pixels."""
+ROUNDING = 1e-3
+"""Relative difference of measures of the same model on other processors."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,17 @@ def cost_plane(
         name, trails, x_label=x_label, y_label=gain.name, marks=marks, guides=guides, log_x=log, size=(440, 330)
     )
     return figure(name, note, svg)
+
+
+def common_reference(records: Sequence[RunRecord], outcomes: Sequence[Outcome]) -> RunRecord | None:
+    """A run whose reference is that of all, but for rounding; None if they have several, or there is no run."""
+
+    def alike(record: RunRecord, outcome: Outcome) -> bool:
+        first, own = records[0].baseline(outcome.key), record.baseline(outcome.key)
+        return first == own if first is None or own is None else isclose(first, own, rel_tol=ROUNDING)
+
+    same = all(alike(record, outcome) for record in records for outcome in outcomes)
+    return records[0] if records and same else None
 
 
 def satisfying_guide(reference: RunRecord | None) -> list[Guide]:

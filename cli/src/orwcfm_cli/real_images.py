@@ -55,6 +55,11 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
     channels, height, width = shape
     try:
         with Image.open(path) as opened:
+            # Converted to 8 bits, deeper pixels would be cut off at white.
+            if opened.mode.startswith("I") or opened.mode == "F":
+                raise UserError(
+                    f"--real: {path} has more than 8 bits for each channel (mode {opened.mode}); save it with 8"
+                )
             image = opened.convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError) as e:
         raise UserError(f"--real: cannot read image {path}: {e}") from e

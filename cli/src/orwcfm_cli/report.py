@@ -211,11 +211,10 @@ def _plane(run: RunRecord, y: str, x: str) -> str:
         return ""
     width = len(points) // 20
     smooth = list(zip(*(running_mean(values, width) for values in zip(*points, strict=True)), strict=True))
-    marks = [
-        Mark(smooth[0][0], smooth[0][1], "start", "start"),
-        Mark(run.end(x) or 0.0, run.end(y) or 0.0, "end", "end"),
-    ]
-    marks = marks if len(points) > 1 else marks[1:]
+    marks = [Mark(smooth[0][0], smooth[0][1], "start", "start")] if len(points) > 1 else []
+    end = (run.end(x), run.end(y))
+    if end[0] is not None and end[1] is not None:
+        marks.append(Mark(end[0], end[1], "end", "end"))
     guides = []
     reference = (run.baseline(x), run.baseline(y))
     if reference[0] is not None and reference[1] is not None:
@@ -239,6 +238,7 @@ def _numbers(run: RunRecord, metrics: Sequence[Metric]) -> str:
         return ""
     fresh = f", for reward, judge and diversity {run.final['samples']} fresh samples" if "samples" in run.final else ""
     last = "the last round" if run.averaged == 1 else f"the mean of the last {run.averaged} rounds"
+    last += f" up to round {run.numbers[run.led - 1]}" if 0 < run.led < len(run.rounds) else ""
     start = (
         "the untrained reference where it was measured, else the first round" if run.reference else "the first round"
     )

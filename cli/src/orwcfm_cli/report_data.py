@@ -100,7 +100,13 @@ class RunRecord:
     @property
     def averaged(self) -> int:
         """How many of the last rounds make up the values at the end: an eighth, but no more than five."""
-        return max(1, min(MOST_AVERAGED, len(self.rounds) // 8))
+        return max(1, min(MOST_AVERAGED, self.led // 8))
+
+    @property
+    def led(self) -> int:
+        """How many rounds led to the result: all, unless the run went back to its best one."""
+        last = finite(self.final.get("round"))
+        return len(self.rounds) if last is None else sum(number <= last for number in self.numbers)
 
     def series(self, key: str) -> list[float | None]:
         """A metric in every round; None where it is missing or not finite."""
@@ -116,14 +122,16 @@ class RunRecord:
         return finite(self.reference.get(key))
 
     def start(self, key: str) -> float | None:
-        """A metric of the reference if known, else of the first round."""
-        known = self.baseline(key)
-        return known if known is not None else next((v for v in self.series(key) if v is not None), None)
+        """A metric of the reference where it was measured, else of the first round."""
+        if key in self.reference:
+            return self.baseline(key)
+        return next((v for v in self.series(key) if v is not None), None)
 
     def end(self, key: str) -> float | None:
         """A metric as measured on fresh samples when the run was done, else its mean over the last rounds."""
-        known = finite(self.final.get(key))
-        return known if known is not None else mean([v for v in self.series(key) if v is not None][-self.averaged :])
+        if key in self.final:
+            return finite(self.final[key])
+        return mean([v for v in self.series(key)[: self.led] if v is not None][-self.averaged :])
 
     def best(self, key: str, high: bool) -> tuple[float, int] | None:
         """The highest or lowest value and its round."""

@@ -93,6 +93,8 @@ def _noise(run: RunRecord, key: str) -> float:
 
 def _rise(run: RunRecord) -> str:
     key = _measure(run)
+    if run.end(key) is None:
+        return f"{measure_name(key)} is not known: no sample could be scored at the end"
     start, end, verb = _change(run, key)
     if verb == "stayed at":
         return f"{measure_name(key)} hardly moved, from {plain(start)} to {plain(end)}"
@@ -164,6 +166,10 @@ def _judge_weights(run: RunRecord, verdict: Verdict) -> None:
 
 def _judge_gain(run: RunRecord, verdict: Verdict) -> None:
     key = _measure(run)
+    if run.end(key) is None:
+        advice = "Look into why the reward fails (reward.on_error)."
+        verdict.worsen("caution", "Not scored", f"{measure_name(key).capitalize()} at the end is not known.", advice)
+        return
     start, end, verb = _change(run, key)
     trained = _change(run, "reward_mean")[2]
     more = ["Lower reg.alpha (--alpha).", "Train for more rounds (--rounds)."]

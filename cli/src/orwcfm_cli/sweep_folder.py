@@ -57,10 +57,15 @@ class SweepFolder:
         if not is_sweep(self.path):
             raise UserError(f"{self.path} is not a sweep: it has no {FILE}")
         tables = read_toml(self.path / FILE)
-        grid, threads = tables.get("grid", {}), tables.get("sweep", {}).get("threads")
-        if not grid or not all(isinstance(v, list) and v for v in grid.values()) or not isinstance(threads, int):
-            raise UserError(f"{self.path / FILE} is damaged: expected threads in [sweep] and lists in [grid]")
-        return Plan(tables.get("base", {}), Grid(grid), threads)
+        base, grid, threads = tables.get("base", {}), tables.get("grid", {}), tables.get("sweep", {}).get("threads")
+        lists = all("." in option and isinstance(values, list) and values for option, values in grid.items())
+        sections = all(isinstance(table, dict) for table in base.values())
+        if not (grid and lists and sections and isinstance(threads, int)):
+            raise UserError(
+                f"{self.path / FILE} is damaged: expected threads in [sweep], lists by SECTION.OPTION in [grid], and "
+                "sections in [base]"
+            )
+        return Plan(base, Grid(grid), threads)
 
     def write(self, plan: Plan) -> None:
         """Write sweep.toml."""

@@ -17,7 +17,7 @@ from orwcfm_core.config import SECTIONS
 from orwcfm_core.errors import UserError
 from orwcfm_core.layers import layered
 
-from orwcfm_cli.options import Tables, flat, put
+from orwcfm_cli.options import Tables, flat, has_null, put
 from orwcfm_cli.run_options import FLAGS
 
 __all__ = ["MOST_RUNS", "SEED", "Combination", "Grid", "text_of"]
@@ -26,6 +26,8 @@ SEED = "train.seed"
 MOST_RUNS = 10_000
 LONGEST = 40
 """Characters of a value in a run's name."""
+LONGEST_NAME = 200
+"""Bytes of a run's name; file systems allow 255, with what comes after it."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,17 @@ class Grid:
 
     Args:
         axes: Values by option, at least one each.
+
+    Raises:
+        UserError: There are too many.
     """
 
     axes: Mapping[str, Sequence[Any]]
+
+    def __post_init__(self) -> None:
+        runs = math.prod(len(values) for values in self.axes.values())
+        if runs > MOST_RUNS:
+            raise UserError(f"--grid: {runs:,} combinations are too many; at most {MOST_RUNS:,}")
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> Grid:
@@ -75,9 +85,6 @@ class Grid:
                 axes[option] = values
             except UserError as e:
                 errors.append(str(e))
-        runs = math.prod(len(values) for values in axes.values())
-        if runs > MOST_RUNS:
-            errors.append(f"--grid: {runs:,} combinations are too many; at most {MOST_RUNS:,}")
         if errors:
             raise UserError("\n".join(errors))
         return cls(axes)
@@ -111,7 +118,9 @@ class Grid:
         short = self.short
         return [
             Combination(
-                ",".join(f"{short[option]}={_slug(value)}" for option, value in zip(self.axes, values, strict=True)),
+                _fitting(
+                    ",".join(f"{short[option]}={_slug(value)}" for option, value in zip(self.axes, values, strict=True))
+                ),
                 dict(zip(self.axes, values, strict=True)),
             )
             for values in itertools.product(*self.axes.values())
@@ -165,6 +174,8 @@ def _json(text: str, listed: str) -> list[Any]:
         values = json.loads(listed)
     except ValueError as e:
         raise UserError(f"--grid {text}: values that start with '[' must be a JSON list: {e}") from e
+    if has_null(values):
+        raise UserError(f"--grid {text}: null cannot be written to a configuration; leave it out")
     return list(values)
 
 
@@ -172,4 +183,17 @@ def _slug(value: Any) -> str:
     """A value within a file's name; what had to be changed gets a fingerprint."""
     text = text_of(value)
     slug = re.sub(r"[^\w.+-]+", "-", text)[:LONGEST]
-    return slug if slug == text else f"{slug}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return slug if slug == text else f"{slug}~{_fingerprint(text)}"
+
+
+def _fitting(name: str) -> str:
+    """A run's name, cut to what the name of a file may have."""
+    encoded = name.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    fingerprint = f"~{_fingerprint(name)}"
+    return encoded[: LONGEST_NAME - len(fingerprint)].decode(errors="ignore") + fingerprint
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

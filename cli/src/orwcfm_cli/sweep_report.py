@@ -14,7 +14,7 @@ from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import MINUS, TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.options import flat
 from orwcfm_cli.outcomes import COSTS, Outcome, outcomes_of
-from orwcfm_cli.overview import Point, cost_plane, link, thumbnail
+from orwcfm_cli.overview import Point, common_reference, cost_plane, link, thumbnail
 from orwcfm_cli.page import DASH, DOT, duration, fact_list, figure, page, table, written
 from orwcfm_cli.report_verdict import judge
 from orwcfm_cli.sweep_folder import SweepFolder
@@ -55,8 +55,7 @@ class _Page:
         self.records = [row.record for row in self.done if row.record]
         self.outcomes = outcomes_of(self.records)
         self.gains = [outcome for outcome in self.outcomes if outcome.gain]
-        # The reference is the same wherever backbone and rewards are.
-        self.reference = self.records[0] if self.records else None
+        self.reference = common_reference(self.records, self.outcomes)
 
     def html(self) -> str:
         """The page."""
@@ -97,7 +96,7 @@ class _Page:
     def _headline(self) -> str:
         """Which setting gained the most."""
         if not self.gains:
-            return "No run is done yet."
+            return "The scores of these runs cannot be compared." if self.records else "No run is done yet."
         outcome = self.gains[0]
         known = [(mean, s) for s in self.settings if (mean := s.mean(outcome.key))]
         best, setting = max(known, key=lambda pair: pair[0].value)

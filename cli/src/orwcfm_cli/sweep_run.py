@@ -54,7 +54,7 @@ def start(path: Path, base: Tables, grid: Grid, processes: int) -> dict[str, Any
         before = folder.read()
         plan = Plan(before.base, before.grid.grown(grid), before.threads)
         _same_base(before, base, grid)
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and (not path.is_dir() or any(inner.name != ".lock" for inner in path.iterdir())):
         raise UserError(f"--out {path} exists already, and is not a sweep; choose another")
     runs = resolve_all(plan)
     try:
