@@ -76,6 +76,12 @@ def test_what_is_printed_reads_back_to_the_same(trainer, tmp_path):
         (("weighting.name=top-k", "weighting.tau_end=1"), "unknown option of 'top-k'"),
         (("reg.anchor=policy",), "reg.anchor"),
         (("train.name=raft", "weighting.tau=2"), "unknown option of 'top-k'"),
+        (("reg.name=adaptive-w2", "reg.low=6"), "reg.high: expected at least low = 6, got 5.0"),
+        (('reg.name=["w2", "kl"]', "reg.kl.anchr=ema"), "reg.kl.anchr: unknown option of 'kl', did you mean 'anchor'?"),
+        (
+            ("reward.component.values=[1,1,1,1,1,1,1,1,1]",),
+            "reward.values: expected at most one for each of 8 components",
+        ),
     ],
 )
 def test_mistakes_are_told(settings, words):
@@ -85,6 +91,15 @@ def test_mistakes_are_told(settings, words):
             ["run", *GMM, *(word for setting in settings for word in ("--set", setting)), "--print-config"],
             catch_exceptions=False,
         )
+
+
+@pytest.mark.parametrize("trainer", ["rwr", "reft"])
+def test_a_set_that_is_weighed_once_refuses_a_schedule(trainer, tmp_path):
+    settings = ("weighting.name=exp", "weighting.schedule=linear", "weighting.tau_end=0")
+    args = ["run", *GMM, "--trainer", trainer, *(word for setting in settings for word in ("--set", setting))]
+    with pytest.raises(UserError, match=r"weighting\.schedule: a fixed set is weighed once"):
+        CliRunner().invoke(cli, [*args, "--out", str(tmp_path / "run")], catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
 
 
 def rows(run):

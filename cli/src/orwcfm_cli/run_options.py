@@ -52,7 +52,7 @@ _OPTIONS = (
         type=click.Choice(["balanced", "paper"]),
         help="What lies under all other options: the defaults (balanced), or the paper's settings.",
     ),
-    click.option("--weighting", help="How scores become weights: advantage, exp, softmax, top-k."),
+    click.option("--weighting", help="How scores become weights: advantage, group-advantage, exp, softmax, top-k."),
     click.option("--sampler", help="ODE solver: euler, midpoint, heun, adams, rk4, dopri5."),
     click.option("--alpha", help="Strength of the regularizer (reg.alpha)."),
     click.option("--tau", help="Strength of the reward (weighting.tau)."),

@@ -142,7 +142,7 @@ class OrwCfm(Trainer):
         rollout = self.collect(state)
         scored, valid = rollout.scored, rollout.valid
         lesson = self.lesson(state, rollout)
-        updates = range(config.updates) if valid.any() else ()
+        updates = range(config.updates) if lesson.valid.any() else ()
         if not updates:
             self._skip(state, config.updates, "no sample has a valid score", {"x_1": rollout.x_1})
         trace = [self._update(state, lesson, i) for i in updates]

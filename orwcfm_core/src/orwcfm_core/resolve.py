@@ -384,14 +384,15 @@ def _hint(name: str, known: Any) -> str:
 
 def _explain(section: str, owner: str, model: type[ComponentConfig], error: Any) -> str:
     """One line for one of pydantic's errors."""
-    option = ".".join(str(part) for part in error["loc"]) or "options"
+    option = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        shared = {"reward": _SHARED, "reg": RegConfig.model_fields}.get(section, ())
+        shared = {"reward": _SHARED, "reg": RegConfig.model_fields}.get(section.partition(".")[0], ())
         known = [*model.model_fields, *shared]
         return f"{section}.{option}: unknown option of '{owner}', {_hint(option, known)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "string_pattern_mismatch" and (about := model.model_fields[option].description):
         # A regular expression is nothing to show to a user.
         message = f"expected, {about[0].lower()}{about[1:].rstrip('.')}"
-    got = "" if error["type"] == "missing" else f", got {error['input']!r}"
-    return f"{section}.{option}: {message[0].lower()}{message[1:]}{got}"
+    got = "" if error["type"] == "missing" or not option else f", got {error['input']!r}"
+    where = f"{section}.{option}" if option else section
+    return f"{where}: {message[0].lower()}{message[1:]}{got}"

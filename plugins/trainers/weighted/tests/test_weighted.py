@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.orw_cfm import Rollout
 from orwcfm_core.testing.gradients import Update, one_update, trainer_on_gmm
+from orwcfm_core.trainer import State
 from orwcfm_core.weighting import Exp, TopK
 from orwcfm_trainer_weighted.data import read_samples
 from PIL import Image
@@ -63,11 +66,26 @@ def test_filtering_leaves_the_best_with_equal_weights() -> None:
     assert scores.tolist() == [1.0] * 20
 
 
-def test_metrics_are_those_of_the_policy_and_not_of_the_set() -> None:
-    trainer, state = trainer_on_gmm("rwr", SET, tilt)
+@pytest.mark.parametrize("watch", [8, 100])
+def test_metrics_are_those_of_the_policy_and_not_of_the_set(watch: int) -> None:
+    trainer, state = trainer_on_gmm("rwr", SET | {"watch": watch}, tilt)
     rollout = trainer.collect(state)
-    assert len(rollout.x_1) == 8
+    assert len(rollout.x_1) == watch
     assert not any(torch.equal(x, y) for x in rollout.x_1 for y in state.memory["x_1"])
+
+
+def test_watched_samples_without_a_score_stop_no_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, state = trainer_on_gmm("rwr", SET, tilt)
+    collect = trainer.collect
+
+    def unscored(state: State) -> Rollout:
+        rollout = collect(state)
+        return replace(rollout, valid=torch.zeros_like(rollout.valid))
+
+    monkeypatch.setattr(trainer, "collect", unscored)
+    found = trainer.round(state)
+    assert (found["skipped"], found["reward_mean"]) == (0, None)
+    assert found["loss"] > 0
 
 
 def test_many_rounds_end_at_the_tilt_of_a_single_one() -> None:

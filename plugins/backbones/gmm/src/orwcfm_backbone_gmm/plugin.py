@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Example, RewardSpec, Suggestions, hookimpl
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, ValidationInfo, field_validator
 
 __all__ = ["ComponentRewardConfig", "Geometry", "GmmConfig", "orwcfm_backbones", "orwcfm_rewards"]
 
@@ -31,14 +31,16 @@ class ComponentRewardConfig(Geometry):
     """Options of the `component` reward; the backbone fills in the geometry."""
 
     values: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)] = Field(
-        (1.0, 0.5), description="Scores of the first components; the others score 0."
+        (1.0, 0.5), validate_default=True, description="Scores of the first components; the others score 0."
     )
 
-    @model_validator(mode="after")
-    def _no_more_than_components(self) -> Self:
-        if len(self.values) > self.components:
-            raise ValueError(f"values: {len(self.values)} of them for {self.components} components")
-        return self
+    @field_validator("values")
+    @classmethod
+    def _no_more_than_components(cls, values: tuple[float, ...], others: ValidationInfo) -> tuple[float, ...]:
+        components = others.data.get("components", len(values))
+        if len(values) > components:
+            raise ValueError(f"expected at most one for each of {components} components")
+        return values
 
 
 def _suggest(config: GmmConfig, prompts: tuple[str, ...]) -> Suggestions:

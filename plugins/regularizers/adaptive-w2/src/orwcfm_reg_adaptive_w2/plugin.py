@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from orwcfm_core.plugin import ComponentConfig, Example, RegularizerSpec, hookimpl
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 __all__ = ["Config", "orwcfm_regularizers"]
 
@@ -16,13 +14,16 @@ class Config(ComponentConfig):
     alpha: float = Field(1.0, ge=0, le=1e6, description="Strength of the penalty where the weight is 0.")
     sensitivity: float = Field(1.0, ge=0, le=1e6, description="Share of the strength that a weight of 1 takes away.")
     low: float = Field(0.0, ge=-1e6, le=1e6, description="Smallest strength, as a multiple of alpha.")
-    high: float = Field(5.0, ge=0, le=1e6, description="Largest strength, as a multiple of alpha.")
+    high: float = Field(
+        5.0, ge=0, le=1e6, validate_default=True, description="Largest strength, as a multiple of alpha."
+    )
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low: expected at most reg.high = {self.high:g}, got {self.low:g}")
-        return self
+    @field_validator("high")
+    @classmethod
+    def _in_order(cls, high: float, others: ValidationInfo) -> float:
+        if high < others.data.get("low", high):
+            raise ValueError(f"expected at least low = {others.data['low']:g}")
+        return high
 
 
 @hookimpl

@@ -28,15 +28,16 @@ class FlowGrpo(VelocityTrainer):
         rho  = p(x' | x; v) / p(x' | x; v_old)
         loss = max( -A rho, -A clip(rho, 1 - clip_range, 1 + clip_range) )
 
-    An update takes `train.draws` steps of each path. The KL to the reference is the regularizer's (`--reg kl`), at the
-    points of the paths. In the terms of the other methods, `u_t` is the velocity whose step without noise leads from
-    x to x', so that log p = -(move / std)^2 |v - u_t|^2 / 2 + const (`Transition`).
+    An update takes `train.draws` steps of each path. The last step of a path has no noise, which would stay in the
+    sample, and thus no likelihood, and is not trained. The KL to the reference is the regularizer's (`--reg kl`), at
+    the points of the paths. In the terms of the other methods, `u_t` is the velocity whose step without noise leads
+    from x to x', so that log p = -(move / std)^2 |v - u_t|^2 / 2 + const (`Transition`).
 
     Args:
         config: Options of section `train`.
 
     Raises:
-        UserError: The sampler has no fixed number of steps.
+        UserError: The sampler has no fixed number of steps, or a single one.
 
     References:
         Flow-GRPO: Training Flow Matching Models via Online RL (Liu et al., 2025), arXiv:2505.05470
@@ -54,7 +55,7 @@ class FlowGrpo(VelocityTrainer):
             raise UserError("trainer flow-grpo: needs a sampler with a fixed number of steps, such as euler")
         self.times = torch.tensor(components.sampler.times, device=device)
         if self.steps < 2:
-            raise UserError("trainer flow-grpo: needs at least 2 steps; the last one has hardly any noise")
+            raise UserError("trainer flow-grpo: needs at least 2 steps; the last one has no noise to learn from")
         return super().start(components, ema_decay, device, ema_growth)
 
     @property
@@ -84,7 +85,8 @@ class FlowGrpo(VelocityTrainer):
 
     def points(self, state: State, x_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A step of each path, `(N, K + 1, *)`: its time, where it starts, and the velocity that it went with."""
-        k = (stratified_times(len(x_1), state.generator) * self.steps).long().clamp_max(self.steps - 1)
+        noisy = self.steps - 1
+        k = (stratified_times(len(x_1), state.generator) * noisy).long().clamp_max(noisy - 1)
         rows = torch.arange(len(x_1), device=x_1.device)
         x_t = x_1[rows, k]
         return self.times[k], x_t, self._transition(k).velocity(x_t, x_1[rows, k + 1])
@@ -115,6 +117,11 @@ class FlowGrpo(VelocityTrainer):
         for k in range(self.steps):
             rows = torch.full((len(x),), k, device=x.device)
             v = backbone.policy().velocity(self.times[rows], x, condition).float()
-            x = self._transition(rows).step(x, v, noise[:, k + 1])
+            last = k == self.steps - 1
+            x = (
+                x + (self.times[k + 1] - self.times[k]) * v
+                if last
+                else self._transition(rows).step(x, v, noise[:, k + 1])
+            )
             path.append(x)
         return torch.stack(path, dim=1)

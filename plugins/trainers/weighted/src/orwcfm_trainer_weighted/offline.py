@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from orwcfm_core.errors import RunError
+from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.orw_cfm import Lesson, OrwCfm, Rollout
 from orwcfm_core.overlap import Sample, draw_and_score
-from orwcfm_core.trainer import State, draw
+from orwcfm_core.trainer import Components, State, draw
 from torch import Tensor
 
 from orwcfm_trainer_weighted.data import read_samples
@@ -40,14 +41,23 @@ class Rwr(OrwCfm):
         Aligning Text-to-Image Models using Human Feedback (Lee et al., 2023), arXiv:2302.12192
         Online Reward-Weighted Fine-Tuning of Flow Matching with Wasserstein Regularization (Fan et al., 2025),
         arXiv:2502.06061: RW-CFM
+
+    Raises:
+        UserError: The weighting has a schedule.
     """
 
     config: OfflineConfig
 
+    def start(self, components: Components, ema_decay: float, device: torch.device, ema_growth: float = 0.0) -> State:
+        if any(knob.owner is components.weighting for knob in components.schedules.knobs):
+            raise UserError("weighting.schedule: a fixed set is weighed once; leave it out, or use another --trainer")
+        return super().start(components, ema_decay, device, ema_growth)
+
     def collect(self, state: State) -> Rollout:
         nfe = 0 if state.memory else self._fill(state)
         prompts, groups = self._prompts(state)
-        prompts, groups = prompts[: self.config.watch], groups[: self.config.watch]
+        times = math.ceil(self.config.watch / len(prompts))
+        prompts, groups = (prompts * times)[: self.config.watch], groups.repeat(times)[: self.config.watch]
         noise = state.noise(len(prompts))
         drawn = draw_and_score(state, noise, prompts, self.config.overlap, state.sample)
         return Rollout.of(prompts, groups, drawn._replace(nfe=nfe))
