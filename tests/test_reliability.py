@@ -66,14 +66,14 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDistrib
         yield made
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, 3, 10])
 def test_an_early_stop_ends_with_the_best_round(odd, every):
     judged = (*POINTS, "--reward", "bright", "--eval-reward", "scripted", "--set", f"train.checkpoint_every={every}")
     done = here(*judged, "--early-stop", 6, "--rounds", 40, "--out", "run", code=0)
     # What is best is a mean of five rounds, seen where there is a checkpoint.
     score = {n: -abs(n - 8) for n in range(1, 41)}
     late = {n: fmean(score[i] for i in range(max(1, n - 4), n + 1)) for n in range(every, 41, every)}
-    stopped, best = next((now, b) for now in range(1, 41) if (b := best_until(late, now)) and now - b >= 6)
+    stopped, best = next((now, b) for now in range(every, 41, every) if (b := best_until(late, now)) and now - b >= 6)
     assert best < stopped < 40
     assert f"stopped after round {stopped}: nothing was better than round {best}, which is the result" in done.err
     assert len(rounds(Path("run"))) == stopped

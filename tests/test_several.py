@@ -114,6 +114,18 @@ def test_a_judge_that_reads_prompts_gets_the_one_that_the_backbone_suggests():
     assert tables["reward"]["prompt"] == ["footwear"]
 
 
+def test_labels_need_no_prompt_and_nobody_judges_by_another():
+    tables = configured("--reward", "class-probability", "--set", "reward.labels=bag")
+    assert (tables["reward"]["prompt"], tables["heldout"]["name"]) == ([""], "none")
+    tables = configured("--reward", "class-probability", "--set", "reward.labels=bag", "--prompt", "a bag")
+    assert tables["heldout"]["name"] == "clip-score"
+
+
+@pytest.mark.parametrize("prompt", ["a handbag", "sweaters", "pants", "trainers", "tops"])
+def test_the_backbone_knows_the_words_that_its_judge_knows(prompt):
+    assert configured("--prompt", prompt)["heldout"]["name"] == "class-probability"
+
+
 def test_windows_of_scores_survive_a_kill(orwcfm, tmp_path):
     rewards = ("--reward", "component:2", "--reward", "jpeg-compressibility", "--set", "reward.normalise=z-score")
     args = (*MIXTURE, *rewards, "--set", "reward.window=100", "--rounds", 30, "--set", "train.checkpoint_every=3")

@@ -39,6 +39,8 @@ def test_a_trainer_suggests_what_it_is_meant_for_and_the_user_has_the_last_word(
     tables = printed("--trainer", "flow-grpo", "--reg", "w2:0.1", "--reg", "kl:0.2")
     assert (tables["reg"]["w2"]["alpha"], tables["reg"]["kl"]["alpha"]) == (0.1, 0.2)
     assert printed("--trainer", "orw-cfm") == printed()
+    tables = printed("--reg", "w2:0.1", "--reg", "kl:0.2")
+    assert (tables["reg"]["w2"]["anchor"], tables["reg"]["kl"]["anchor"]) == ("both", "reference")
 
 
 @pytest.mark.parametrize(

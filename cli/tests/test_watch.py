@@ -54,6 +54,10 @@ def test_few_samples_with_all_the_weight_are_said():
     assert "0.8 % of the samples carry all the weight; lower weighting.tau (--tau)" in found[8][0]
 
 
+def test_weights_that_are_all_zero_are_not_carried_by_a_few():
+    assert watched({"diversity": 1.0}, [{"ess": 0.0}] * 9) == {}
+
+
 def test_a_blow_up_is_said_and_a_normal_start_is_not():
     # From zero at the reference, the first rounds grow by any factor.
     start = [{"velocity_divergence": 1e-6 * 3**i} for i in range(10)]

@@ -83,7 +83,22 @@ def test_a_damaged_one_is_never_the_best(lab: Any, tmp_path: Path) -> None:
         save(state, tmp_path, number, quality, keep=5)
     (tmp_path / "round_0002" / "policy.safetensors").write_bytes(b"")
     assert best_checkpoint(tmp_path) == tmp_path / "round_0001"
-    assert names(tmp_path) == ["round_0001", "round_0003"]
+    # Whoever only reads removes nothing: what reading says may be another's fault.
+    assert names(tmp_path) == ["round_0001", "round_0002", "round_0003"]
+
+
+def test_want_of_memory_is_no_misfit(lab: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    _, state = lab.start()
+    saved = save(state, tmp_path, 1, None)
+
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("orwcfm_core.checkpoint.load_file", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_checkpoint(state, saved)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_sampling_policy(state.components.backbone.policy(), saved)
 
 
 @pytest.mark.parametrize("quality", ["much", 10**400, float("nan"), True, [1], None])

@@ -85,6 +85,12 @@ def test_constant_scores_are_zero_not_nan(normalise: str) -> None:
     assert found.values.tolist() == found.signal.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_what_varies_only_later_shows_on_the_scale_that_never_changes() -> None:
+    of = Objective([Term("zero", Column(0), True, normalise="z-score")])
+    scored(of, (2.0, 0.0), (2.0, 0.0))
+    assert scored(of, (2.0, 0.0), (5.0, 0.0)).values.tolist() == [0.0, 3.0]
+
+
 def test_scales_of_rewards_do_not_matter_once_normalised() -> None:
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     small, large = (

@@ -9,7 +9,8 @@ import pytest
 import torch
 from orwcfm_core.errors import RunError
 from orwcfm_core.orw_cfm import Lesson, learning_rate, stratified_times
-from orwcfm_core.reward import Scores
+from orwcfm_core.reward import Judge, Scores
+from orwcfm_core.testing.fakes import FunctionReward
 from orwcfm_core.trainer import SkippedTooOften, State
 from orwcfm_core.weighting import Advantage, Exp, Softmax
 from torch import Tensor
@@ -283,8 +284,11 @@ def test_a_sample_that_is_not_a_number_weighs_nothing(lab: Any) -> None:
         return x
 
     state.noise = broken
+    # What is drawn as no number is scored as 0, and must not count.
+    state.components.heldout = [Judge("zeros", FunctionReward(lambda x: (x == 0).all(1).float()), True)]
     metrics = trainer.round(state)
     assert metrics["invalid"] == 1
+    assert metrics["heldout_zeros"] == 0
     assert all(p.isfinite().all() for p in parameters(state))
 
 

@@ -55,9 +55,9 @@ class Config(ComponentConfig):
 @hookimpl
 def orwcfm_rewards():
     return [RewardSpec(
-        name="toy", summary="A toy.", config=Config, factory="toy_reward:Toy", value_range=(0.0, None),
+        name=name, summary="A toy.", config=Config, factory=f"toy_reward:{name.title()}", value_range=(0.0, None),
         references=("One", "Two"), differentiable=True, example=Example(shape=(2,), options={"scale": 3.0}),
-    )]
+    ) for name in ("toy", "bare")]
 """
 
 REWARD = """
@@ -124,6 +124,9 @@ class Toy(Reward):
         return float(what)
 
 setattr(Toy, "raise", Toy.raise_)
+
+class Bare(Toy):
+    features = Reward.features
 """
 
 
@@ -148,7 +151,7 @@ def env(tmp_path_factory) -> Path:
     info = site / "orwcfm_reward_toy-1.5.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: orwcfm-reward-toy\nVersion: 1.5\n")
-    (info / "entry_points.txt").write_text("[orwcfm.rewards]\ntoy = toy_plugin\n")
+    (info / "entry_points.txt").write_text("[orwcfm.rewards]\ntoy = toy_plugin\nbare = toy_plugin\n")
     return folder
 
 
@@ -240,6 +243,15 @@ def test_scores_and_features_are_those_of_this_process(env, reward, images, prom
         assert mine.dtype == theirs.dtype
         assert torch.equal(mine, theirs)
     assert there.valid is None
+
+
+def test_whether_there_are_features_is_known_from_there(env, reward):
+    assert reward.has_features
+    plugin = RemotePlugin("bare", str(env))
+    bare = plugin.build(plugin.spec.config(), Reward)
+    assert not bare.has_features
+    assert bare.features(points()) is None
+    bare.close()
 
 
 def test_results_stay_when_the_memory_is_used_again(reward):

@@ -111,7 +111,8 @@ class RunFolder:
     @property
     def unstarted(self) -> bool:
         """Whether the run was ended before its first checkpoint, and has done nothing that could be lost."""
-        return not (self.path / "metrics.jsonl").exists() and not any(self.checkpoints.glob("round_*"))
+        metrics = self.path / "metrics.jsonl"
+        return not (metrics.exists() and metrics.stat().st_size) and not any(self.checkpoints.glob("round_*"))
 
     def write_config(self, config: RunConfig, notes: dict[str, str]) -> None:
         """Write run.toml: the configuration, the versions of all that took part, and notes for the report."""

@@ -39,7 +39,7 @@ def cli(no_plugins: bool) -> None:
 @run_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; must not exist.  [default: runs/...]")
 @click.option("--print-config", is_flag=True, help="Print the resolved configuration and stop.")
-@click.option("--dry-run", is_flag=True, help="Build everything, do one round, print the plan and stop.")
+@click.option("--dry-run", is_flag=True, help="Build everything, do two rounds, print the plan and stop.")
 @as_json
 def run(out: Path | None, print_config: bool, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Fine-tune a model on a reward."""

@@ -82,20 +82,21 @@ def resume(path: Path, changes: Tables) -> dict[str, Any]:
         with Display(config.train.rounds) as display:
             checkpoint = None if folder.unstarted else newest_checkpoint(folder.checkpoints)
             callbacks = build_callbacks(config)
-            trainer, state = _assembled(config)
-            if checkpoint:
-                load_checkpoint(state, checkpoint)
-            if config.train.rounds < state.round:
-                raise UserError(
-                    f"train.rounds: expected at least the {state.round} that are done, got {config.train.rounds}"
-                )
-            if changes:
-                folder.write_config(config, _notes(state, config))
-            missing = folder.rewind(state.round)
-            if missing:
-                display.note(f"warning: metrics.jsonl has no line of {missing} of the rounds that are done")
-            if not checkpoint:
-                _begin(state, folder, config, evaluate(state, config.train.eval_samples))
+            with unforeseen(lambda e: culprit(e, config)):
+                trainer, state = _assembled(config)
+                if checkpoint:
+                    load_checkpoint(state, checkpoint)
+                if config.train.rounds < state.round:
+                    raise UserError(
+                        f"train.rounds: expected at least the {state.round} that are done, got {config.train.rounds}"
+                    )
+                if changes:
+                    folder.write_config(config, _notes(state, config))
+                missing = folder.rewind(state.round)
+                if missing:
+                    display.note(f"warning: metrics.jsonl has no line of {missing} of the rounds that are done")
+                if not checkpoint:
+                    _begin(state, folder, config, evaluate(state, config.train.eval_samples))
             display.starts_after(state.round)
             display.note(f"run folder {folder.path}, from round {state.round}")
             return Session(trainer, state, folder, config, callbacks, display).go_on()
@@ -129,6 +130,11 @@ def plan(config: RunConfig) -> dict[str, Any]:
     Returns:
         The plan: seconds, GiB and counts.
     """
+    with unforeseen(lambda e: culprit(e, config)):
+        return _planned(config)
+
+
+def _planned(config: RunConfig) -> dict[str, Any]:
     trainer, state = _assembled(config)
     train = config.train
     # The first round warms up.
@@ -178,14 +184,15 @@ def sample(
     config = folder.read_config()
     if out and out.is_dir():
         raise UserError(f"--out {out}: expected a PNG file, got a folder")
-    model = Trained.load(folder, config)
-    backbone = model.backbone
-    if prompts and not backbone.encode(prompts):
-        raise UserError(f"--prompt: backbone '{config.backbone.name}' is unconditional here, and reads no prompt")
-    noise = noise_of(backbone, count, seed, model.device)
-    x_1 = model.draw(reference, noise, shared(prompts or config.prompts, count))
-    target = out or folder.path / "sample.png"
-    save_grid(target, backbone.to_images(x_1).cpu())
+    with unforeseen(lambda e: culprit(e, config)):
+        model = Trained.load(folder, config)
+        backbone = model.backbone
+        if prompts and not backbone.encode(prompts):
+            raise UserError(f"--prompt: backbone '{config.backbone.name}' is unconditional here, and reads no prompt")
+        noise = noise_of(backbone, count, seed, model.device)
+        x_1 = model.draw(reference, noise, shared(prompts or config.prompts, count))
+        target = out or folder.path / "sample.png"
+        save_grid(target, backbone.to_images(x_1).cpu())
     return {"picture": str(target), "count": count, "round": 0 if reference else model.round}
 
 

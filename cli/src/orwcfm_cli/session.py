@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from orwcfm_core.checkpoint import best_checkpoint, best_round, forget_after, load_checkpoint, save_checkpoint
+from orwcfm_core.checkpoint import (
+    best_checkpoint,
+    best_round,
+    forget_after,
+    load_checkpoint,
+    round_of,
+    save_checkpoint,
+)
 from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.evaluation import evaluate
@@ -59,6 +66,7 @@ class Session:
         self.reference = folder.read_json("reference.json")
         self.rounds = folder.read_metrics()
         self.watch = Watch(self.reference, self.rounds)
+        self.ended = False
 
     def go_on(self) -> dict[str, Any]:
         """Do the rounds that are left, then measure and report.
@@ -75,6 +83,8 @@ class Session:
                 return self._go_on(signals)
             except KeyboardInterrupt:
                 self.display.note(f"stopped at once; go on from what is saved: orwcfm resume {self.folder.path}")
+                with suppress(CallbackError):
+                    self._end("interrupted", {})
                 raise SystemExit(128 + signals.caught) from None
 
     def _go_on(self, signals: Signals) -> dict[str, Any]:
@@ -86,16 +96,22 @@ class Session:
         except (RunError, UserError, OSError) as e:
             self._rescue(e)
             with suppress(CallbackError):
-                self.callbacks.run_end(self.run, "failed", {})
+                self._end("failed", {})
             raise
         if signals.caught:
             self._keep("interrupted")
-            self.callbacks.run_end(self.run, "interrupted", {})
+            self._end("interrupted", {})
             raise SystemExit(128 + signals.caught)
         self.folder.write_json("final.json", {"round": self.state.round, **result})
         report = write_report(self.folder.path)
-        self.callbacks.run_end(self.run, "done", result)
+        self._end("done", result)
         return {**result, "run": str(self.folder.path), "report": str(report)}
+
+    def _end(self, status: str, result: dict[str, Any]) -> None:
+        """Tell the callbacks, once, how the run ended."""
+        if not self.ended:
+            self.ended = True
+            self.callbacks.run_end(self.run, status, result)
 
     def _rounds(self, signals: Signals) -> None:
         """Do the rounds that are left, until a signal comes."""
@@ -126,12 +142,15 @@ class Session:
     def _past_the_best(self) -> bool:
         """Whether the judge has seen nothing better for too long; if so, the run goes back to its best checkpoint."""
         folder, patience, now = self.folder.checkpoints, self.config.train.early_stop, self.state.round
-        best = best_round(folder) if patience else None
+        # Between checkpoints nobody knows whether something was better.
+        if not patience or now % self.config.train.checkpoint_every:
+            return False
+        best = best_round(folder)
         if best is None or now - best < patience:
             return False
+        # Another one, or None, where that of the best round turns out to be damaged.
         found = best_checkpoint(folder)
-        # None, or another one, where that of the best round turns out to be damaged.
-        if found is None or best_round(folder) != best:
+        if found is None or now - (best := round_of(found)) < patience:
             return False
         load_checkpoint(self.state, found)
         forget_after(folder, found)

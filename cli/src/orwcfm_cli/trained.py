@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 from orwcfm_core.backbone import Backbone
-from orwcfm_core.checkpoint import best_checkpoint, load_sampling_policy, newest_checkpoint
+from orwcfm_core.checkpoint import best_checkpoint, load_sampling_policy, newest_checkpoint, round_of
 from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.memory import fitting
@@ -56,10 +56,10 @@ class Trained:
             newest_checkpoint(folder.checkpoints) if checkpoint == "newest" else best_checkpoint(folder.checkpoints)
         )
         if chosen is None:
-            raise UserError(f"--checkpoint best: none in {folder.checkpoints} has a quality; use newest")
+            raise UserError(f"--checkpoint best: no intact one in {folder.checkpoints} has a quality; use newest")
         backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
         load_sampling_policy(backbone.policy(), chosen)
-        return cls(config, backbone.to(device), device, int(chosen.name.removeprefix("round_")))
+        return cls(config, backbone.to(device), device, round_of(chosen))
 
     def autocast(self) -> torch.autocast:
         """Compute in the run's precision; what a GPU trained in fp16 is drawn from anywhere."""

@@ -79,7 +79,8 @@ class Watch:
 
     def _ess(self) -> str:
         late = self._late("ess")
-        if late is None or late >= FEW:
+        # Where all weights are 0, all scores are alike, and none is carried away by a few.
+        if not late or late >= FEW:
             return ""
         return f"{100 * late:.1f} % of the samples carry all the weight; lower weighting.tau (--tau)"
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from orwcfm_core.backbone import Policy
 from orwcfm_core.errors import RunError, UserError
+from orwcfm_core.memory import is_out_of_memory
 from orwcfm_core.trainer import State
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "load_checkpoint",
     "load_sampling_policy",
     "newest_checkpoint",
+    "round_of",
     "save_checkpoint",
 ]
 
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _MEMORY = "memory."
 _FILES = frozenset({"policy.safetensors", "sampling.safetensors", "training.safetensors", "state.json"})
-_MISFITS = (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError)
+_MISFITS = (SafetensorError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError)
 """What reading a checkpoint of something else may raise; RecursionError is a RuntimeError."""
 
 
@@ -100,30 +102,32 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(f"cannot write checkpoint {final}: {e}; those before it are whole, and resume uses them") from e
     forget_after(folder, final)
-    best = _best(folder)
+    best = best_round(folder)
     for old in _by_round(folder)[:-keep]:
-        if old != best:
+        if round_of(old) != best:
             _discard(old)
     return final
 
 
 def best_checkpoint(folder: Path) -> Path | None:
     """The intact checkpoint of the best quality, the newest of several; None where none has any."""
-    while (best := _best(folder)) and not _intact(best):
-        _discard(best)
-    return best
+    return next((candidate for candidate in _by_quality(folder) if _whole(candidate)), None)
 
 
 def best_round(folder: Path) -> int | None:
     """The round of the best checkpoint, by the manifests alone: cheap enough to be asked every round."""
-    best = _best(folder)
-    return _round(best) if best else None
+    return next((round_of(best) for best in _by_quality(folder)), None)
+
+
+def round_of(checkpoint: Path) -> int:
+    """The rounds that a checkpoint's run had done."""
+    return int(checkpoint.name.removeprefix("round_"))
 
 
 def forget_after(folder: Path, checkpoint: Path) -> None:
     """Remove the checkpoints that are newer than one of them, which thereby becomes the newest."""
     for newer in reversed(_by_round(folder)):
-        if _round(newer) <= _round(checkpoint):
+        if round_of(newer) <= round_of(checkpoint):
             break
         _discard(newer)
 
@@ -134,10 +138,9 @@ def newest_checkpoint(folder: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    for candidate in reversed(_by_round(folder)):
-        if _intact(candidate):
-            return candidate
-        log.warning("%s is passed over: its files are not those of its manifest", candidate)
+    newest = next((candidate for candidate in reversed(_by_round(folder)) if _whole(candidate)), None)
+    if newest:
+        return newest
     raise UserError(f"no intact checkpoint in {folder}: nothing to go on from; start a new run")
 
 
@@ -154,6 +157,8 @@ def load_sampling_policy(policy: Policy, checkpoint: Path) -> None:
     try:
         _copy(load_file(checkpoint / "sampling.safetensors"), policy.parameters())
     except _MISFITS as e:
+        if is_out_of_memory(e):
+            raise
         raise _misfit(checkpoint, e) from e
 
 
@@ -174,6 +179,8 @@ def load_checkpoint(state: State, checkpoint: Path) -> None:
             raise UserError(f"{checkpoint} was computed on {there}, and this is {here}: resume it there")
         _restore(state, checkpoint, about)
     except _MISFITS as e:
+        if is_out_of_memory(e):
+            raise
         raise _misfit(checkpoint, e) from e
 
 
@@ -235,16 +242,13 @@ def _copy(stored: dict[str, Tensor], into: Any) -> None:
 def _by_round(folder: Path) -> list[Path]:
     """All checkpoints, oldest first."""
     found = [path for path in folder.glob("round_*") if path.name.removeprefix("round_").isdecimal()]
-    return sorted(found, key=_round)
+    return sorted(found, key=round_of)
 
 
-def _round(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("round_"))
-
-
-def _best(folder: Path) -> Path | None:
+def _by_quality(folder: Path) -> list[Path]:
+    """All checkpoints of a known quality, the best first, of equal ones the newest."""
     known = [(quality, i, path) for i, path in enumerate(_by_round(folder)) if (quality := _quality(path)) is not None]
-    return max(known)[2] if known else None
+    return [path for *_, path in sorted(known, reverse=True)]
 
 
 def _discard(checkpoint: Path) -> None:
@@ -290,6 +294,14 @@ def _digests(checkpoint: Path) -> dict[str, str]:
     """The SHA-256 of each file that its manifest lists; empty unless it lists exactly those of a checkpoint."""
     listed = _manifest(checkpoint).get("sha256")
     return listed if isinstance(listed, dict) and listed.keys() == _FILES else {}
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether it can be used; says so where not."""
+    if _intact(checkpoint):
+        return True
+    log.warning("%s is passed over: its files are not those of its manifest", checkpoint)
+    return False
 
 
 def _intact(checkpoint: Path) -> bool:

@@ -288,7 +288,10 @@ class TrainConfig(ComponentConfig):
         20, ge=1, description="Updates in a row that may be skipped, for want of valid scores or a finite gradient."
     )
     early_stop: int = Field(
-        0, ge=0, description="Rounds without a better held-out score after which the best is the result; 0 is never."
+        0,
+        ge=0,
+        description="Rounds without a better held-out score after which the best is the result, as checkpoints tell; "
+        "0 is never.",
     )
     eval_samples: int = Field(
         1024, ge=2, le=1_000_000, description="Samples that reference and result are measured on."

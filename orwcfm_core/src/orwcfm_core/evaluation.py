@@ -48,7 +48,7 @@ def evaluate(state: State, count: int) -> dict[str, Any]:
         "samples": count,
         "reward_mean": reward_mean,
         "reward_std": reward_std,
-        "diversity": diversity(features),
+        "diversity": diversity(features[finite]),
     }
     if parts.objective.composed:
         found |= scales({name: scores[valid] for name, scores in scored.raw.items()})

@@ -54,7 +54,8 @@ class Objective:
 
     Each reward is normalised first: z_i = r_i, or (r_i - mean) / std. Mean and standard deviation are those of the last
     scores (`z-score`), of the batch's scores for the same prompt (`per-prompt`), or, where values are to be compared
-    between rounds, of the first batch that was scored: in a run, the reference's samples. Then
+    between rounds, of the first batch that was scored: in a run, the reference's samples (std 1 if they are all alike).
+    Then
 
         sum: sum_i w_i z_i        product: prod_i z_i^w_i        minimum: min_i w_i z_i
 
@@ -135,7 +136,11 @@ class Objective:
         self._last = {name: list(scores) for name, scores in state["last"].items()}
 
     def _on_first_scale(self, term: Term, r: Tensor) -> Tensor:
-        return r if term.normalise == "none" else _standardised(r, *self._first.get(term.name, (0.0, 0.0)))
+        if term.normalise == "none":
+            return r
+        mean, std = self._first.get(term.name, (0.0, 0.0))
+        # Where the first scores did not vary, later ones may, and must show.
+        return _standardised(r, mean, std) if _is_spread(mean, std) else r - mean
 
     def _on_training_scale(self, term: Term, r: Tensor, valid: Tensor, prompts: Sequence[str]) -> Tensor:
         if term.normalise == "z-score":
@@ -164,7 +169,11 @@ def _moments(scores: Tensor) -> tuple[float, float]:
 
 def _standardised(r: Tensor, mean: float, std: float) -> Tensor:
     """`(r - mean) / std`; 0 where the spread is no more than rounding."""
-    return (r - mean) / std if std > 1e-6 * abs(mean) else torch.zeros_like(r)
+    return (r - mean) / std if _is_spread(mean, std) else torch.zeros_like(r)
+
+
+def _is_spread(mean: float, std: float) -> bool:
+    return std > 1e-6 * abs(mean)
 
 
 def _not_negative(term: Term, z: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ class Rollout:
         x_1: The samples, `(B, *)`; finite, where invalid as well.
         images: The same as images, `(B, C, H, W)`.
         scored: What the objective makes of them.
+        finite: Which of them were finite when they were drawn, `(B,)`.
         valid: Which of them count, `(B,)`.
         nfe: Model evaluations in total.
         path: Points on the way to them, `(B, K + 1, *)`, if the method keeps those.
@@ -67,6 +68,7 @@ class Rollout:
     x_1: Tensor
     images: Tensor
     scored: Scored
+    finite: Tensor
     valid: Tensor
     nfe: int
     path: Tensor | None = None
@@ -75,7 +77,7 @@ class Rollout:
     def of(cls, prompts: Sequence[str], groups: Tensor, drawn: Drawn) -> Rollout:
         """What was drawn for these prompts, without a path; arguments as in the class."""
         valid = drawn.scored.valid & drawn.finite
-        return cls(prompts, groups, drawn.x_1, drawn.images, drawn.scored, valid, drawn.nfe)
+        return cls(prompts, groups, drawn.x_1, drawn.images, drawn.scored, drawn.finite, valid, drawn.nfe)
 
 
 class Batch(NamedTuple):
@@ -161,9 +163,9 @@ class OrwCfm(Trainer):
             "reward_mean": reward_mean,
             "reward_std": reward_std,
             **_raw_means(parts.objective, scored, valid),
-            **self._heldout(state, rollout.x_1, rollout.images, rollout.prompts),
+            **self._heldout(state, rollout),
             "velocity_divergence": done[0]["velocity_divergence"] if done else None,
-            "diversity": diversity(parts.features(rollout.images)),
+            "diversity": diversity(parts.features(rollout.images)[rollout.finite]),
             "ess": effective_sample_size(lesson.w),
             **{key: done[-1][key] if done else None for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),
@@ -221,11 +223,11 @@ class OrwCfm(Trainer):
             numbers = [(first + i // self.config.group) % len(known) for i in range(samples)]
         return [known[n] for n in numbers], torch.tensor(numbers, device=state.device)
 
-    def _heldout(self, state: State, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> dict[str, float | None]:
+    def _heldout(self, state: State, rollout: Rollout) -> dict[str, float | None]:
         means = {}
         for judge in state.components.heldout:
-            values, valid = judge.score(x_1, images, prompts)
-            means[f"heldout_{judge.name}"] = mean_and_std(values[valid])[0]
+            values, valid = judge.score(rollout.x_1, rollout.images, rollout.prompts)
+            means[f"heldout_{judge.name}"] = mean_and_std(values[valid & rollout.finite])[0]
         return means
 
     def _update(self, state: State, lesson: Lesson, index: int) -> dict[str, Any]:

@@ -154,6 +154,7 @@ class RewardSpec(Spec):
         deterministic: The same images always score the same.
         differentiable: Gradients reach the images.
         reads_prompts: The score depends on the prompt.
+        ignores_prompt: Called with the config; says that with these options it does not.
     """
 
     accepts: str = "images"
@@ -162,6 +163,7 @@ class RewardSpec(Spec):
     deterministic: bool = True
     differentiable: bool = False
     reads_prompts: bool = True
+    ignores_prompt: Callable[[Any], bool] = lambda config: False
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()
@@ -170,7 +172,7 @@ class RewardSpec(Spec):
         pair = self.value_range if isinstance(self.value_range, tuple) else ()
         if len(pair) != 2 or not all(end is None or isinstance(end, int | float) for end in pair):
             found.append("value_range is not a pair of numbers or None")
-        return found
+        return found + [f"{name} cannot be called" for name in ("ignores_prompt",) if not callable(getattr(self, name))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,11 +52,16 @@ class RemoteReward(Reward):
         self._device = torch.device("cpu")
         self._memory = SharedMemory()
         self._process: Process | None = None
+        self._has_features = True
         self._persist(lambda process: None)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         values, *valid = self._compute("score", images, prompts=list(prompts))
         return Scores(values, *valid)
+
+    @property
+    def has_features(self) -> bool:
+        return self._has_features
 
     def features(self, images: Tensor) -> Tensor | None:
         with self._named():
@@ -118,7 +123,9 @@ class RemoteReward(Reward):
         try:
             # Loading weights may take longer than a batch.
             limit = max(self._timeout, _LOADING)
-            process.ask(limit, "build", options=self._options, threads=torch.get_num_threads())
+            built = process.ask(limit, "build", options=self._options, threads=torch.get_num_threads())
+            # Earlier versions of the other end say nothing.
+            self._has_features = (built or {}).get("features", True)
             if self._device.type != "cpu":
                 process.ask(self._timeout, "to", device=str(self._device))
         except (UserError, RunError):

@@ -104,10 +104,9 @@ class _Reader:
         suggested = dict(below)
         name = suggested.pop("name", "w2")
         asked = self.asked("reg", name, "alpha")
-        alone = len(asked) == 1 and asked[0].name == name
         found = []
         for one in asked:
-            own = {**(suggested if alone else {}), **one.options}
+            own = {**(suggested if one.name == name else {}), **one.options}
             given = {option: own.pop(option) for option in RegConfig.model_fields if option in own}
             term = self.options(one.label, RegConfig, one.name, given)
             choice = self.choice(Asked(one.text, one.label, own), "regularizer")
@@ -361,7 +360,7 @@ def _short_windows(trainer: Choice | None, rewards: Sequence[RewardChoice]) -> l
 
 def _reads_prompts(reward: Choice) -> bool:
     spec = reward.plugin.spec
-    return isinstance(spec, RewardSpec) and spec.reads_prompts
+    return isinstance(spec, RewardSpec) and spec.reads_prompts and not spec.ignores_prompt(reward.config)
 
 
 def _never_positive(spec: Spec) -> bool:

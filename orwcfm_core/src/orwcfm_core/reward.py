@@ -48,6 +48,11 @@ class Reward(ABC):
         """Embed images for measuring diversity, `(B, D)`; None if this reward has no such space."""
         return None
 
+    @property
+    def has_features(self) -> bool:
+        """Whether `features` embeds images."""
+        return type(self).features is not Reward.features
+
     def to(self, device: torch.device) -> Self:
         """Move what it computes with to a device."""
         return self
@@ -101,7 +106,7 @@ class Judge:
     @property
     def has_features(self) -> bool:
         """Whether it embeds images."""
-        return type(self.reward).features is not Reward.features
+        return self.reward.has_features
 
     def score(self, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Score samples; see `score`.

@@ -99,11 +99,12 @@ class _Worker:
             return {"errors": json.loads(e.json(include_url=False, include_context=False))}
         return {"options": config.model_dump(mode="json")}
 
-    def build(self, options: Mapping[str, Any], threads: int) -> None:
-        """Build the reward; requests for scores can follow."""
+    def build(self, options: Mapping[str, Any], threads: int) -> dict[str, bool]:
+        """Build the reward and say whether it has features; requests for scores can follow."""
         from orwcfm_core.worker_reward import Served
 
         self.served = Served(self.plugin, options, self.memory, threads)
+        return {"features": self.served.reward.has_features}
 
 
 def main() -> None:

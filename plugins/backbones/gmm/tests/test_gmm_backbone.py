@@ -11,7 +11,7 @@ from orwcfm_backbone_gmm import plugin
 from orwcfm_backbone_gmm.backbone import GmmBackbone
 from orwcfm_backbone_gmm.component import ComponentReward
 from orwcfm_backbone_gmm.plugin import ComponentRewardConfig, GmmConfig
-from orwcfm_core.errors import RunError
+from orwcfm_core.errors import UserError
 from orwcfm_core.reward import score
 from pydantic import ValidationError
 
@@ -82,7 +82,7 @@ def test_reward_is_the_value_of_the_nearest_mean() -> None:
 
 def test_reward_of_other_dimensions_is_an_error() -> None:
     reward = ComponentReward(ComponentRewardConfig(dim=3))
-    with pytest.raises(RunError, match=r"expected points \(B, 3\), got \(2, 2\)"):
+    with pytest.raises(UserError, match=r"dim: expected that of the samples, of shape \(2, 2\), got 3"):
         score("component", reward, torch.zeros(2, 2), ["", ""])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
+from orwcfm_core.errors import UserError
 from orwcfm_core.reward import Reward, Scores
 from torch import Tensor
 
@@ -30,7 +31,10 @@ class ComponentReward(Reward):
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Score points `(B, d)`; one that is not finite cannot be scored."""
         if images.ndim != 2 or images.shape[1] != self.means.shape[1]:
-            raise ValueError(f"expected points (B, {self.means.shape[1]}), got {(*images.shape,)}")
+            raise UserError(
+                f"dim: expected that of the samples, of shape {(*images.shape,)}, got {self.means.shape[1]}; leave it "
+                "out, and the backbone's is taken"
+            )
         distance = (images[:, None] - self.means.to(images)).square().sum(2)
         return Scores(self.values.to(images.device)[distance.argmin(1)], images.isfinite().all(1))
 

@@ -114,7 +114,7 @@ def load_network(weights: str) -> tuple[UNet, str]:
     if weights in VOCABULARY:
         with as_file(files("orwcfm_backbone_unet") / "weights" / f"{weights}.safetensors") as path:
             return _read(path)
-    path = Path(weights)
+    path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"backbone.weights: expected {', '.join(VOCABULARY)} or the path of a file, got '{weights}'")
     return _read(path)

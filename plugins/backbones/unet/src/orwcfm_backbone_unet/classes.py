@@ -10,24 +10,25 @@ from orwcfm_core.vocabulary import Vocabulary
 __all__ = ["VOCABULARY", "data_of"]
 
 _FASHION = {
-    "t-shirt": (0,),
-    "trousers": (1,),
-    "pullover": (2,),
-    "dress": (3,),
-    "coat": (4,),
+    **dict.fromkeys(("t-shirt", "tee shirt", "tee", "tshirt"), (0,)),
+    **dict.fromkeys(("trousers", "trouser", "pant"), (1,)),
+    **dict.fromkeys(("pullover", "sweater", "jumper"), (2,)),
+    **dict.fromkeys(("dress", "gown"), (3,)),
+    **dict.fromkeys(("coat", "overcoat"), (4,)),
     "sandal": (5,),
-    "shirt": (6,),
-    "sneaker": (7,),
-    "bag": (8,),
-    "boot": (9,),
-    "footwear": (5, 7, 9),
-    "shoe": (5, 7, 9),
-    "clothing": (0, 1, 2, 3, 4, 6),
+    **dict.fromkeys(("shirt", "button-up shirt"), (6,)),
+    **dict.fromkeys(("sneaker", "trainer", "running shoe"), (7,)),
+    **dict.fromkeys(("bag", "handbag", "purse"), (8,)),
+    **dict.fromkeys(("boot", "ankle boot"), (9,)),
+    **dict.fromkeys(("footwear", "shoe"), (5, 7, 9)),
+    **dict.fromkeys(("clothing", "clothes", "garment"), (0, 1, 2, 3, 4, 6)),
+    "top": (0, 2, 4, 6),
 }
+"""In the singular: the vocabulary forgives a plural."""
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _MNIST = {name: (n,) for n, word in enumerate(_WORDS) for name in (word, str(n))} | {
-    "even digit": (0, 2, 4, 6, 8),
-    "odd digit": (1, 3, 5, 7, 9),
+    **dict.fromkeys(("even digit", "even number"), (0, 2, 4, 6, 8)),
+    **dict.fromkeys(("odd digit", "odd number"), (1, 3, 5, 7, 9)),
 }
 
 VOCABULARY = {"fashion": Vocabulary(_FASHION), "mnist": Vocabulary(_MNIST)}
@@ -43,7 +44,7 @@ def data_of(weights: str) -> str | None:
     if weights in VOCABULARY:
         return weights
     try:
-        with Path(weights).open("rb") as file:
+        with Path(weights).expanduser().open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             data = json.loads(file.read(min(size, 1_000_000)))["__metadata__"]["data"]
     except (OSError, ValueError, KeyError, TypeError):

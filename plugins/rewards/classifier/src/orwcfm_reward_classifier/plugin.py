@@ -68,6 +68,7 @@ def orwcfm_rewards() -> list[RewardSpec]:
             value_range=(0.0, 1.0),
             probability=True,
             differentiable=True,
+            ignores_prompt=lambda config: config.labels is not None,
             example=Example(shape=(1, 28, 28), prompts=("a boot", "a bag")),
         )
     ]

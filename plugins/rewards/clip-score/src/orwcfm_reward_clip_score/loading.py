@@ -59,7 +59,10 @@ def load(model: str, pretrained: str | None) -> Loaded:
     known = model.replace("/", "-")
     if model == "small" or known not in open_clip.list_models():
         if pretrained is not None:
-            raise UserError(f"reward.pretrained: model '{model}' brings its own weights; leave this option out")
+            raise UserError(
+                f"reward.pretrained: model '{model}' brings its own weights; leave this option out, or set "
+                "reward.model to another, such as ViT-B-32"
+            )
         folder = SMALL if model == "small" else _folder(model)
         weights = _weights_in(folder)
         return _build(f"open_clip model {model}", f"local-dir:{folder}", weights, {}, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Self
@@ -17,6 +18,8 @@ from orwcfm_reward_clip_score.normalisation import prepare
 from orwcfm_reward_clip_score.plugin import Config
 
 __all__ = ["ClipScore"]
+
+log = logging.getLogger(__name__)
 
 
 class ClipScore(Reward):
@@ -79,6 +82,7 @@ class ClipScore(Reward):
             raise UserError("the prompt is empty, and an image cannot be compared with nothing: set reward.prompt")
         for prompt in new:
             self._check_words(prompt)
+            self._check_length(prompt)
         if new:
             device = next(self.model.parameters()).device
             with torch.no_grad():
@@ -99,6 +103,14 @@ class ClipScore(Reward):
                 f"{self.name} does not know {', '.join(map(repr, unknown))} in the prompt '{prompt}'; "
                 "use other words, or another reward.model"
             )
+
+    def _check_length(self, prompt: str) -> None:
+        """Say where the end of a prompt is not read."""
+        if isinstance(self.tokenizer, SimpleTokenizer):
+            # Two more mark its beginning and its end.
+            tokens, most = len(self.tokenizer.encode(prompt)), self.tokenizer.context_length - 2
+            if tokens > most:
+                log.warning("%s reads the first %d of %d tokens of the prompt '%s'", self.name, most, tokens, prompt)
 
     def to(self, device: torch.device) -> Self:
         self.model.to(device)
