@@ -42,6 +42,11 @@ def test_flags_and_settings_lie_over_a_preset(args: tuple[str, ...], section: st
         assert "alpha" not in found
 
 
+def test_a_preset_is_refused_for_another_trainer() -> None:
+    done = here("run", "--preset", "paper", "--trainer", "nft", "--print-config", code=2)
+    assert "--preset paper: its settings are those of trainer orw-cfm, got nft" in done.err
+
+
 def test_a_file_lies_over_a_preset(tmp_path) -> None:
     file = tmp_path / "some.toml"
     file.write_text('[train]\nupdates = 3\n[weighting]\nname = "advantage"\n')

@@ -207,7 +207,9 @@ def test_collapse_is_named_with_what_to_change(tmp_path: Path, options: dict[str
     assert all(word in page for word in words)
 
 
-@pytest.mark.parametrize(("weighting", "level"), [("exp", "collapse"), ("advantage", "good")])
+@pytest.mark.parametrize(
+    ("weighting", "level"), [("exp", "collapse"), ("advantage", "good"), ("group-advantage", "good")]
+)
 def test_collapsed_weights_count_where_weights_are_positive(tmp_path: Path, weighting: str, level: str) -> None:
     run = make_run(tmp_path / "run", weighting=weighting)
     rows = [json.loads(line) | {"ess": 0.02} for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -228,6 +230,38 @@ def test_cautions(tmp_path: Path, options: dict[str, Any], label: str) -> None:
     assert (verdict.level, verdict.label) == ("caution", label)
     assert verdict.reasons
     assert verdict.advice
+
+
+def test_advice_against_a_collapse_is_not_taken_back(tmp_path: Path) -> None:
+    advice = judge(read_run(make_run(tmp_path / "run", diversity=0.05, heldout=0.27, reward=0.21))).advice
+    assert any(text.startswith("Raise reg.alpha") for text in advice)
+    assert not any(text.startswith(("Lower reg.alpha", "Train for more")) for text in advice)
+
+
+def test_a_small_gain_far_from_zero_is_one_where_samples_say_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", reference=False)
+    rows = [{"round": n, "reward_mean": 20.6 + 0.005 * n, "diversity": 1.0} for n in range(1, 81)]
+    (run / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    for name, value in (("reference", 20.6), ("final", 21.0)):
+        found = {"round": 80, "samples": 1024, "reward_mean": value, "reward_std": 0.8, "diversity": 1.0}
+        (run / f"{name}.json").write_text(json.dumps(found))
+    assert headline_of(page_of(run)).startswith("Reward rose from 20.60 to 21.00")
+
+
+def test_an_unknown_start_is_that_of_the_first_round(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "reference.json").write_text(json.dumps(REFERENCE | {"reward_mean": None}))
+    record = read_run(run)
+    assert record.start("reward_mean") == record.series("reward_mean")[0]
+
+
+def test_an_early_stop_shows_the_picture_of_its_result(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", done=40)
+    (run / "final.json").write_text(json.dumps({"round": 20, "samples": 64}))
+    record = read_run(run)
+    assert record.result
+    assert record.result.round == 20
+    assert judge(record).label == "Healthy"
 
 
 def test_a_result_that_nothing_could_score_is_not_healthy(tmp_path: Path) -> None:

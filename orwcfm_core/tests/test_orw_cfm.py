@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from orwcfm_core.errors import RunError
+from orwcfm_core.evaluation import evaluate
 from orwcfm_core.orw_cfm import Lesson, learning_rate, stratified_times
 from orwcfm_core.reward import Judge, Scores
 from orwcfm_core.testing.fakes import FunctionReward
@@ -290,6 +291,16 @@ def test_a_sample_that_is_not_a_number_weighs_nothing(lab: Any) -> None:
     assert metrics["invalid"] == 1
     assert metrics["heldout_zeros"] == 0
     assert all(p.isfinite().all() for p in parameters(state))
+
+
+@pytest.mark.parametrize(("satisfied", "known"), [(1, False), (2, True)])
+def test_the_diversity_of_a_single_sample_is_not_known(lab: Any, satisfied: int, known: bool) -> None:
+    _, state = lab.start()
+    judge = FunctionReward(lambda x: (torch.arange(len(x)) < satisfied).float())
+    state.components.heldout = [Judge("first", judge, points=True, probability=True)]
+    found = evaluate(state, 16)
+    assert found["satisfying_share"] == satisfied / 16
+    assert (found["satisfying_diversity"] is not None) == known
 
 
 def test_a_penalty_of_another_shape_ends_the_run_with_its_name(lab: Any) -> None:

@@ -169,10 +169,6 @@ def _check(kind: str, name: str) -> None:
     if name == "none":
         raise UserError("name 'none': it stands for no component at all; choose another name")
     if name in RESERVED:
-        raise UserError(f"name '{name}': it is an option of every run; choose another name")
-    from orwcfm_core.plugin import RESERVED
-
-    if name in RESERVED:
         raise UserError(
             f"name '{name}': it belongs to the run, as {', '.join(sorted(RESERVED))} do; choose another name"
         )

@@ -16,8 +16,9 @@ __all__ = ["PRESETS", "Tables", "flat", "has_null", "merge", "put", "read_toml",
 
 Tables = dict[str, dict[str, Any]]
 
+OWN = "orw-cfm"
 PRESETS: Mapping[str, Path | None] = {"balanced": None, "paper": Path(__file__).with_name("presets") / "paper.toml"}
-"""Files of options by name; `balanced` is what every option is by itself."""
+"""Files of options for trainer `OWN`, by name; `balanced` is what every option is by itself."""
 
 
 def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any], preset: str | None = None) -> Tables:
@@ -31,7 +32,7 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
         preset: One of `PRESETS`.
 
     Raises:
-        UserError: The file cannot be read, or a setting is malformed.
+        UserError: The file cannot be read, a setting is malformed, or the preset is for another trainer.
     """
     file = read_toml(config) if config else {}
     for written_by_a_run in ("versions", "notes"):
@@ -46,7 +47,13 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
     for key, value in fixed.items():
         put(flags, key, value)
     chosen = PRESETS[preset or "balanced"]
-    return layered(layered(read_toml(chosen), file) if chosen else file, set_tables, flags)
+    tables = layered(layered(read_toml(chosen), file) if chosen else file, set_tables, flags)
+    trainer = tables.get("train", {}).get("name", OWN)
+    if chosen and trainer != OWN:
+        raise UserError(
+            f"--preset {preset}: its settings are those of trainer {OWN}, got {trainer}; leave one of them out"
+        )
+    return tables
 
 
 def read_toml(path: Path) -> Tables:

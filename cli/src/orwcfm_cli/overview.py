@@ -95,7 +95,7 @@ def thumbnail(record: RunRecord, alt: str) -> str:
         return ""
     from PIL import Image
 
-    last = record.pictures[-1]
+    last = record.result or record.pictures[-1]
     with Image.open(io.BytesIO(last.png)) as opened:
         small = opened.convert("L" if opened.mode in ("1", "L") else "RGB")
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -114,7 +114,7 @@ def _moment(picture: Picture) -> str:
 def _before_after(run: RunRecord) -> str:
     if not run.pictures:
         return "<h2>Before and after</h2>\n<p class=soft>This run has no pictures.</p>"
-    chosen = [run.pictures[0], run.pictures[-1]][: len(run.pictures)]
+    chosen = [run.pictures[0], run.result or run.pictures[-1]][: len(run.pictures)]
     figures = "".join(
         f"<figure>{image(p, f'Grid of samples {_moment(p)}')}"
         f"<figcaption><b>{_moment(p).capitalize()}</b></figcaption></figure>"
@@ -250,9 +250,10 @@ def _number_row(run: RunRecord, metric: Metric) -> list[str]:
     end = run.end(metric.key)
     if end is None:
         return []
+    start = run.start(metric.key)
     best = run.best(metric.key, high=True) if metric.better else None
     shown = f"{number(best[0])}<small>round {best[1]}</small>" if best else DASH
-    return [escape(metric.name), number(run.start(metric.key) or 0.0), shown, number(end)]
+    return [escape(metric.name), DASH if start is None else number(start), shown, number(end)]
 
 
 def _scales(run: RunRecord) -> str:

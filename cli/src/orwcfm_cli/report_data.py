@@ -108,6 +108,12 @@ class RunRecord:
         last = finite(self.final.get("round"))
         return len(self.rounds) if last is None else sum(number <= last for number in self.numbers)
 
+    @property
+    def result(self) -> Picture | None:
+        """The last picture of the rounds that led to the result."""
+        last = finite(self.final.get("round"))
+        return next((p for p in reversed(self.pictures) if last is None or p.round <= last), None)
+
     def series(self, key: str) -> list[float | None]:
         """A metric in every round; None where it is missing or not finite."""
         return [finite(row.get(key)) for row in self.rounds]
@@ -122,10 +128,9 @@ class RunRecord:
         return finite(self.reference.get(key))
 
     def start(self, key: str) -> float | None:
-        """A metric of the reference where it was measured, else of the first round."""
-        if key in self.reference:
-            return self.baseline(key)
-        return next((v for v in self.series(key) if v is not None), None)
+        """A metric of the reference if known, else of the first round."""
+        known = self.baseline(key)
+        return known if known is not None else next((v for v in self.series(key) if v is not None), None)
 
     def end(self, key: str) -> float | None:
         """A metric as measured on fresh samples when the run was done, else its mean over the last rounds."""

@@ -19,7 +19,7 @@ BLOW_UP = 10.0
 LARGE_DIVERGENCE = 0.5
 FELL_BACK = 0.25
 NORMAL_MEDIAN = 0.6745
-SIGNED_WEIGHTINGS = ("advantage",)
+SIGNED_WEIGHTINGS = ("advantage", "group-advantage")
 NBSP = "\N{NO-BREAK SPACE}"
 
 
@@ -65,7 +65,7 @@ def judge(run: RunRecord) -> Verdict:
     _judge_weights(run, verdict)
     _judge_gain(run, verdict)
     _judge_stability(run, verdict)
-    if verdict.level == "good" and run.numbers[-1] < run.planned:
+    if verdict.level == "good" and run.numbers[-1] < run.planned and not run.final:
         verdict.label = "Healthy so far"
     outcome = f"{_rise(run)}; {_diversity_clause(run)}" if _ideal(run) else _rise(run)
     verdict.headline = f"COLLAPSE: {outcome}." if verdict.level == "collapse" else f"{outcome[0].upper()}{outcome[1:]}."
@@ -84,11 +84,19 @@ def _change(run: RunRecord, key: str) -> tuple[float, float, str]:
 
 
 def _noise(run: RunRecord, key: str) -> float:
-    """Two standard errors of a value at the end, with the spread of rounds taken from their steps (robustly)."""
+    """Two standard errors of a value at the end, with the spread of rounds taken from their steps (robustly).
+
+    And of the change from reference to result, where both know the spread of their samples; else 2 % of the start.
+    """
     values = [v for v in run.series(key) if v is not None]
     steps = [abs(b - a) for a, b in pairwise(values)]
     spread = median(steps) / NORMAL_MEDIAN / sqrt(2) if len(steps) >= 3 else 0.0
-    return max(2 * spread / sqrt(run.averaged), 0.02 * abs(run.start(key) or 0.0))
+    measured = [(finite(m.get("reward_std")), finite(m.get("samples"))) for m in (run.reference, run.final)]
+    if key == "reward_mean" and all(std is not None and count for std, count in measured):
+        least = 2 * sqrt(sum((std or 0.0) ** 2 / (count or 1.0) for std, count in measured))
+    else:
+        least = 0.02 * abs(run.start(key) or 0.0)
+    return max(2 * spread / sqrt(run.averaged), least)
 
 
 def _rise(run: RunRecord) -> str:
@@ -155,7 +163,8 @@ def _loosen(run: RunRecord) -> list[str]:
 
 
 def _judge_weights(run: RunRecord, verdict: Verdict) -> None:
-    late = [v for v in run.series("ess") if v is not None][-5:]
+    # 0 is of a round in which nothing weighs anything, for all scores are alike or none is valid.
+    late = [v for v in run.series("ess") if v][-5:]
     if not late or median(late) >= COLLAPSED_ESS or run.option("weighting", "name") in SIGNED_WEIGHTINGS:
         return
     reason = (
@@ -172,7 +181,8 @@ def _judge_gain(run: RunRecord, verdict: Verdict) -> None:
         return
     start, end, verb = _change(run, key)
     trained = _change(run, "reward_mean")[2]
-    more = ["Lower reg.alpha (--alpha).", "Train for more rounds (--rounds)."]
+    # Where diversity or weights are gone, the advice there is the opposite, and comes first.
+    more = ["Lower reg.alpha (--alpha).", "Train for more rounds (--rounds)."] if verdict.level == "good" else []
     if key != "reward_mean" and trained == "rose" and verb != "rose":
         reason = f"The reward rose, but {measure_name(key)} did not: the policy may exploit the reward's weak spots."
         verdict.worsen(
@@ -189,8 +199,9 @@ def _judge_gain(run: RunRecord, verdict: Verdict) -> None:
 
 
 def _best_stretch(run: RunRecord, key: str) -> tuple[float, int] | None:
-    """The highest mean over `averaged` consecutive rounds, and the last of them."""
-    pairs = [(v, n) for v, n in zip(run.series(key), run.numbers, strict=True) if v is not None]
+    """The highest mean over `averaged` consecutive rounds that led to the result, and the last of them."""
+    known = list(zip(run.series(key), run.numbers, strict=True))[: run.led]
+    pairs = [(v, n) for v, n in known if v is not None]
     ends = range(run.averaged, len(pairs) + 1)
     means = [(mean([v for v, _ in pairs[i - run.averaged : i]]) or 0.0, pairs[i - 1][1]) for i in ends]
     return max(means, key=lambda pair: pair[0], default=None)

@@ -154,6 +154,7 @@ class Session:
             return False
         load_checkpoint(self.state, found)
         forget_after(folder, found)
+        save_round(self.state, self.folder, self.config)
         self.display.note(f"stopped after round {now}: nothing was better than round {best}, which is the result")
         return True
 

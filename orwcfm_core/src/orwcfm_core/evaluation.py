@@ -28,8 +28,8 @@ def evaluate(state: State, count: int) -> dict[str, Any]:
     Returns:
         `samples`, `reward_mean`, `reward_std`, `diversity`, and by judge `heldout_<name>`. Of the first judge whose
         scores are probabilities, also `satisfying_judge`, `satisfying_share` and `satisfying_diversity`: of the samples
-        that it gives at least one half. Where the reward is composed of several, also `rewards`, the mean and std of
-        each, and `correlations`, of each pair of them.
+        that it gives at least one half, None for fewer than two. Where the reward is composed of several, also
+        `rewards`, the mean and std of each, and `correlations`, of each pair of them.
     """
     parts = state.components
     generator = torch.Generator(state.device).manual_seed(2**31 - 1)
@@ -60,7 +60,8 @@ def evaluate(state: State, count: int) -> dict[str, Any]:
             satisfying = judgeable & (judged >= SATISFIED)
             found["satisfying_judge"] = judge.name
             found["satisfying_share"] = float(satisfying.float().mean())
-            found["satisfying_diversity"] = diversity(features[satisfying])
+            # Of a single sample, or none, it is not 0: nobody knows.
+            found["satisfying_diversity"] = diversity(features[satisfying]) if int(satisfying.sum()) >= 2 else None
     return found
 
 
