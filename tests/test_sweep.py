@@ -214,6 +214,7 @@ def test_a_failing_run_does_not_stop_the_others(orwcfm, tmp_path):
         (("--out", "s", "--grid", "alpha=-1,0", "--grid", "seed=0,1"), "got '-1' (in alpha=-1,seed=0 and 1 more)"),
         (("--out", "s", "--grid", "alpha=0,1", "--set", "train.round=1"), "did you mean 'rounds'?"),
         (("--out", "s", "--grid", 'prompt=["a", '), "must be a JSON list"),
+        (("--out", "s", "--preset", "paper", "--grid", "trainer=orw-cfm,nft"), "those of trainer orw-cfm, got nft"),
         (("--out", "s", "--grid", "train.threads=[null, 1]"), "null cannot be written"),
         (("--out", "s", "--grid", f"seed={','.join(map(str, range(10001)))}"), "10,001 combinations are too many"),
         (("--resume", "gone"), "gone is not a sweep"),

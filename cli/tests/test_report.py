@@ -248,13 +248,6 @@ def test_a_small_gain_far_from_zero_is_one_where_samples_say_so(tmp_path: Path) 
     assert headline_of(page_of(run)).startswith("Reward rose from 20.60 to 21.00")
 
 
-def test_an_unknown_start_is_that_of_the_first_round(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    (run / "reference.json").write_text(json.dumps(REFERENCE | {"reward_mean": None}))
-    record = read_run(run)
-    assert record.start("reward_mean") == record.series("reward_mean")[0]
-
-
 def test_an_early_stop_shows_the_picture_of_its_result(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", done=40)
     (run / "final.json").write_text(json.dumps({"round": 20, "samples": 64}))

@@ -118,6 +118,12 @@ def test_scores_for_other_prompts_are_no_gain() -> None:
     assert [o.key for o in outcomes_of([a, a]) if o.gain] == ["heldout_j"]
 
 
+def test_where_a_reward_runs_and_what_it_does_when_it_fails_is_no_difference() -> None:
+    tables = {"name": "s", "on_error": "fail"}, {"name": "s@/env", "on_error": "drop", "window": 9, "timeout": 1.0}
+    runs = [RunRecord("r", {"reward": table}, "", [{"round": 1}], final={"reward_mean": 1.0}) for table in tables]
+    assert [o.key for o in outcomes_of(runs) if o.gain] == ["reward_mean"]
+
+
 def test_a_reference_is_shown_where_all_have_it() -> None:
     one, same, other = (RunRecord("r", {}, "", reference={"diversity": d}) for d in (0.5, 0.50001, 0.6))
     outcomes = [Outcome("diversity", "diversity")]

@@ -12,7 +12,7 @@ import tomli_w
 from orwcfm_core.errors import UserError
 from orwcfm_core.layers import layered
 
-__all__ = ["PRESETS", "Tables", "flat", "has_null", "merge", "put", "read_toml", "to_toml"]
+__all__ = ["PRESETS", "Tables", "check_preset", "flat", "has_null", "merge", "put", "read_toml", "to_toml"]
 
 Tables = dict[str, dict[str, Any]]
 
@@ -48,12 +48,21 @@ def merge(config: Path | None, settings: Sequence[str], fixed: Mapping[str, Any]
         put(flags, key, value)
     chosen = PRESETS[preset or "balanced"]
     tables = layered(layered(read_toml(chosen), file) if chosen else file, set_tables, flags)
-    trainer = tables.get("train", {}).get("name", OWN)
-    if chosen and trainer != OWN:
-        raise UserError(
-            f"--preset {preset}: its settings are those of trainer {OWN}, got {trainer}; leave one of them out"
-        )
+    check_preset(preset, [tables.get("train", {}).get("name", OWN)])
     return tables
+
+
+def check_preset(preset: str | None, trainers: Sequence[str]) -> None:
+    """See that a preset is for these trainers.
+
+    Raises:
+        UserError: It is for another.
+    """
+    other = next((trainer for trainer in trainers if trainer != OWN), None)
+    if PRESETS[preset or "balanced"] and other:
+        raise UserError(
+            f"--preset {preset}: its settings are those of trainer {OWN}, got {other}; leave one of them out"
+        )
 
 
 def read_toml(path: Path) -> Tables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orwcfm_cli.report_data import RunRecord
@@ -12,6 +12,8 @@ __all__ = ["COSTS", "Outcome", "front", "outcomes_of"]
 
 COSTS = {"velocity_divergence": False, "diversity": True, "satisfying_diversity": True}
 """What a gain may cost, and whether more of it is better."""
+IDLE = ("on_error", "timeout", "window", "python")
+"""Options of rewards that change no score."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,13 @@ def outcomes_of(runs: Sequence[RunRecord]) -> list[Outcome]:
     found = []
     for key in judges:
         if key.startswith("heldout_"):
-            judged = [(run.config.get("heldout"), run.prompts) for run in runs if run.end(key) is not None]
+            judged = [(_scoring(run, "heldout"), run.prompts) for run in runs if run.end(key) is not None]
             meaning = f"Mean score of {key.removeprefix('heldout_')}, which is not trained on."
             found.append(_score(key, measure_name(key), meaning, judged))
     rewards = dict.fromkeys(" and ".join(run.names("reward")) for run in runs)
     meaning = f"Mean score of {', '.join(rewards) or 'the reward'}."
     found += [
-        _score("reward_mean", "reward", meaning, [run.config.get("reward") for run in runs]),
+        _score("reward_mean", "reward", meaning, [_scoring(run, "reward") for run in runs]),
         Outcome("satisfying_share", "satisfying share", "Share of samples that the judge gives at least one half."),
         Outcome("diversity", "diversity", "Mean distance between pairs of samples, in features of length 1."),
         Outcome("satisfying_diversity", "satisfying diversity", "The same, of the samples that satisfy the judge."),
@@ -61,9 +63,20 @@ def outcomes_of(runs: Sequence[RunRecord]) -> list[Outcome]:
     return [outcome for outcome in found if any(run.end(outcome.key) is not None for run in runs)]
 
 
+def _scoring(run: RunRecord, section: str) -> object:
+    """What the scores of a section's rewards depend on: not where those run, nor what happens when one fails."""
+
+    def kept(table: Mapping[str, object]) -> dict[str, object]:
+        left = {key: value for key, value in table.items() if key not in IDLE}
+        return {key: kept(value) if isinstance(value, Mapping) else value for key, value in left.items()}
+
+    table = run.config.get(section)
+    return kept(table if isinstance(table, Mapping) else {}) | {"name": run.names(section)}
+
+
 def _score(key: str, name: str, meaning: str, scored_by: Sequence[object]) -> Outcome:
     """A mean score, and whether all runs were scored by the same."""
-    if len({repr(by) for by in scored_by}) <= 1:
+    if all(by == scored_by[0] for by in scored_by):
         return Outcome(key, name, meaning)
     more = "The runs differ in what scores, its options or prompts: these values cannot be compared."
     return Outcome(key, name, f"{meaning} {more}", comparable=False)

@@ -18,12 +18,23 @@ from orwcfm_cli.outcomes import COSTS, Outcome, front
 from orwcfm_cli.page import ARROW, figure, image
 from orwcfm_cli.report_data import Picture, RunRecord
 
-__all__ = ["Point", "common_reference", "cost_plane", "differences", "link", "satisfying_guide", "thumbnail"]
+__all__ = [
+    "Point",
+    "common_reference",
+    "cost_plane",
+    "differences",
+    "link",
+    "satisfying_guide",
+    "thumbnail",
+    "without_gain",
+]
 
 SIDE = 264
 """Width of a thumbnail in pixels."""
 ROUNDING = 1e-3
 """Relative difference of measures of the same model on other processors."""
+TINY = 1e-6
+"""What such a measure may be where it is 0."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +88,19 @@ def common_reference(records: Sequence[RunRecord], outcomes: Sequence[Outcome]) 
 
     def alike(record: RunRecord, outcome: Outcome) -> bool:
         first, own = records[0].baseline(outcome.key), record.baseline(outcome.key)
-        return first == own if first is None or own is None else isclose(first, own, rel_tol=ROUNDING)
+        return first == own if first is None or own is None else isclose(first, own, rel_tol=ROUNDING, abs_tol=TINY)
 
-    same = all(alike(record, outcome) for record in records for outcome in outcomes)
+    same = all(alike(record, outcome) for record in records for outcome in outcomes if outcome.comparable)
     return records[0] if records and same else None
+
+
+def without_gain(records: Sequence[RunRecord], outcomes: Sequence[Outcome]) -> str:
+    """A headline for runs of which none can be said to have gained the most."""
+    if not any(record.rounds for record in records):
+        return "No run is done yet."
+    return (
+        "No score is known." if all(o.comparable for o in outcomes) else "The scores of these runs cannot be compared."
+    )
 
 
 def satisfying_guide(reference: RunRecord | None) -> list[Guide]:

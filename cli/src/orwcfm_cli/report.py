@@ -114,7 +114,7 @@ def _moment(picture: Picture) -> str:
 def _before_after(run: RunRecord) -> str:
     if not run.pictures:
         return "<h2>Before and after</h2>\n<p class=soft>This run has no pictures.</p>"
-    chosen = [run.pictures[0], run.result or run.pictures[-1]][: len(run.pictures)]
+    chosen = list(dict.fromkeys([run.pictures[0], run.result or run.pictures[-1]]))
     figures = "".join(
         f"<figure>{image(p, f'Grid of samples {_moment(p)}')}"
         f"<figcaption><b>{_moment(p).capitalize()}</b></figcaption></figure>"

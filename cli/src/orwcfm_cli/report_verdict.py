@@ -180,7 +180,7 @@ def _judge_gain(run: RunRecord, verdict: Verdict) -> None:
         verdict.worsen("caution", "Not scored", f"{measure_name(key).capitalize()} at the end is not known.", advice)
         return
     start, end, verb = _change(run, key)
-    trained = _change(run, "reward_mean")[2]
+    trained = "" if run.end("reward_mean") is None else _change(run, "reward_mean")[2]
     # Where diversity or weights are gone, the advice there is the opposite, and comes first.
     more = ["Lower reg.alpha (--alpha).", "Train for more rounds (--rounds)."] if verdict.level == "good" else []
     if key != "reward_mean" and trained == "rose" and verb != "rose":

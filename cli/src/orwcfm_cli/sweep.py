@@ -33,6 +33,7 @@ def sweep(
 
     The same line again finishes what is missing; with more values, it adds their runs.
     """
+    from orwcfm_cli.options import check_preset
     from orwcfm_cli.sweep_grid import Grid
     from orwcfm_cli.sweep_run import go_on, start
 
@@ -47,7 +48,9 @@ def sweep(
                 "a sweep needs --grid OPTION=VALUE,VALUE, or [grid] in the file of --config, and --out FOLDER, in "
                 "which the same line goes on"
             )
-        result = start(out, base, Grid({**axes, **Grid.parse(grid).axes}), processes)
+        whole = Grid({**axes, **Grid.parse(grid).axes})
+        check_preset(given["preset"], whole.axes.get("train.name", ()))
+        result = start(out, base, whole, processes)
     failed = result["failed"]
     print_result(result if as_json else {**result, "failed": len(failed)}, as_json)
     if failed:

@@ -115,7 +115,7 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 
 def best_round(folder: Path) -> int | None:
-    """The round of the best checkpoint, by the manifests alone: cheap enough to be asked every round."""
+    """The round of the best checkpoint, by the manifests alone."""
     return next((round_of(best) for best in _by_quality(folder)), None)
 
 

@@ -262,6 +262,14 @@ def test_spec() -> None:
     assert spec.differentiable
 
 
+def test_a_prompt_whose_end_is_not_read_is_said(caplog):
+    small = ClipScore(Config(model="small"))
+    small.embed(["a boot"])
+    assert not caplog.text
+    small.embed([" ".join(["a boot"] * 10)])
+    assert "reads the first 14 of 20 tokens" in caplog.text
+
+
 def test_the_small_model_refuses_words_that_it_never_saw():
     small = ClipScore(Config(model="small"))
     with pytest.raises(UserError, match="does not know 'elephant'"):

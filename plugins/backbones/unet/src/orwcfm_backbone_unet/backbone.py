@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -20,6 +21,8 @@ from orwcfm_backbone_unet.network import UNet
 from orwcfm_backbone_unet.plugin import Config
 
 __all__ = ["UNetBackbone", "load_network"]
+
+log = logging.getLogger(__name__)
 
 
 class _Field(VelocityField):
@@ -60,6 +63,8 @@ class UNetBackbone(Backbone):
 
     def __init__(self, config: Config) -> None:
         network, data = load_network(config.weights)
+        if config.guidance != 1 and not config.conditional:
+            log.warning("backbone.guidance: only a conditional model can be guided, set backbone.conditional=true")
         self._conditional = config.conditional
         self._vocabulary = VOCABULARY[data]
         self._policy = _Policy(network, config.guidance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Example, Suggestions, hookimpl
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from orwcfm_backbone_unet.classes import VOCABULARY, data_of
 
@@ -16,13 +16,6 @@ class Config(ComponentConfig):
     guidance: float = Field(
         1.0, ge=0, le=20, description="Classifier-free guidance; 1 is none, and only a conditional model has it."
     )
-
-    @field_validator("guidance")
-    @classmethod
-    def _only_if_conditional(cls, guidance: float, others: ValidationInfo) -> float:
-        if guidance != 1 and others.data.get("conditional") is False:
-            raise ValueError("only a conditional model can be guided: set backbone.conditional=true")
-        return guidance
 
 
 _PROMPTS = {"fashion": "footwear", "mnist": "an even digit"}
