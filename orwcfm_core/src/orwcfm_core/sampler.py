@@ -72,6 +72,7 @@ class FixedStep(Sampler):
     """Model evaluations per step."""
 
     def __init__(self, steps: int, shift: float = 1.0) -> None:
+        self.shift = shift
         self.times = tuple(i / (i + shift * (steps - i)) for i in range(steps + 1))
         """Where steps begin and end, `steps + 1` times from 0 to 1."""
 

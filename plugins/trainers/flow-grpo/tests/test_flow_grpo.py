@@ -12,6 +12,7 @@ from orwcfm_core.registry import Registry
 from orwcfm_core.sampler import Dopri5, Euler
 from orwcfm_core.testing.gradients import one_update, trainer_on_gmm
 from orwcfm_core.trainer import State
+from orwcfm_trainer_flow_grpo.trainer import path_times
 from orwcfm_trainer_flow_grpo.transition import Transition
 from torch import Tensor
 from torch.distributions import Normal
@@ -62,10 +63,10 @@ def test_log_probabilities_are_those_of_a_normal_distribution() -> None:
 @pytest.mark.parametrize("clip", [0.005, 0.5])
 def test_the_gradient_is_that_of_the_clipped_ratio(clip: float, shift: float) -> None:
     trainer, state = trainer_on_gmm("flow-grpo", {"clip_range": clip}, advantage, alpha=0.2, steps=STEPS)
-    state.components.sampler = sampler = Euler(STEPS, shift)
+    state.components.sampler = Euler(STEPS, shift)
     state = trainer.start(state.components, state.ema.decay, torch.device("cpu"))
     at = one_update(trainer, state)
-    times = torch.tensor(sampler.times)
+    times = trainer.times
     k = torch.searchsorted(times, at.t.float())
     assert set(k.tolist()) == set(range(STEPS - 1))
     assert torch.equal(times[k].double(), at.t)
@@ -95,11 +96,11 @@ def test_the_steps_of_a_path_belong_together_and_to_their_weight() -> None:
     lesson = trainer.lesson(state, rollout)
     path, weights = lesson.x_1, lesson.w
     batch = trainer._draw(state, lesson)
-    k = (batch.t * STEPS).round().long()
+    k = torch.searchsorted(trainer.times, batch.t)
     sample = torch.arange(32).repeat_interleave(2)
     torch.testing.assert_close(batch.x_t, path[sample, k])
     torch.testing.assert_close(batch.w, weights[sample])
-    step = Transition.at(batch.t, torch.tensor([1, 2, 3, 4, 5])[k] / STEPS, NOISE)
+    step = Transition.at(batch.t, trainer.times[k + 1], NOISE)
     torch.testing.assert_close(
         step.step(batch.x_t, batch.u_t, torch.zeros_like(batch.x_t)), path[sample, k + 1], rtol=1e-4, atol=1e-5
     )
@@ -115,8 +116,15 @@ def test_many_steps_of_the_reference_end_in_its_mixture() -> None:
     assert float(nearest.mean()) == pytest.approx(0.5, abs=0.06)
 
 
-def test_a_few_steps_leave_no_more_noise_than_without_any() -> None:
-    """Of sharp components; noise in the last step alone would be 0.2."""
+def test_steps_are_those_of_the_authors_code() -> None:
+    """1 - sigma of diffusers' FlowMatchEulerDiscreteScheduler(shift=3), set_timesteps(10)."""
+    published = [0.0, 0.0399, 0.0867, 0.1423, 0.2096, 0.2927, 0.3978, 0.5351, 0.722, 0.9911, 1.0]
+    assert path_times(10, 3.0) == pytest.approx(published, abs=1e-4)
+    assert path_times(5, 1.0) == pytest.approx([0.0, 0.2498, 0.4995, 0.7492, 0.999, 1.0], abs=1e-4)
+
+
+def test_a_few_steps_leave_little_noise() -> None:
+    """Of sharp components; with that of a last step of a quarter it would be three times the flow's."""
     trainer, state = started(samples=2048, steps=10)
     plugin = Registry().get("backbone", "gmm")
     backbone = plugin.build(plugin.spec.config.model_validate({"std": 0.01}), Backbone)
@@ -128,7 +136,7 @@ def test_a_few_steps_leave_no_more_noise_than_without_any() -> None:
         (x[:, None] - backbone.mixture.means.float()).square().sum(2).amin(1).mean().div(2).sqrt()
         for x in (paths, flow)
     ]
-    assert float(away[0]) < 1.2 * float(away[1])
+    assert float(away[0]) < 1.6 * float(away[1])
 
 
 def test_reward_rises_on_the_mixture() -> None:

@@ -28,10 +28,10 @@ class FlowGrpo(VelocityTrainer):
         rho  = p(x' | x; v) / p(x' | x; v_old)
         loss = max( -A rho, -A clip(rho, 1 - clip_range, 1 + clip_range) )
 
-    An update takes `train.draws` steps of each path. The last step of a path has no noise, which would stay in the
-    sample, and thus no likelihood, and is not trained. The KL to the reference is the regularizer's (`--reg kl`), at
-    the points of the paths. In the terms of the other methods, `u_t` is the velocity whose step without noise leads
-    from x to x', so that log p = -(move / std)^2 |v - u_t|^2 / 2 + const (`Transition`).
+    An update takes `train.draws` steps of each path, but for the last one, which is short (`path_times`). The KL to the
+    reference is the regularizer's (`--reg kl`), at the points of the paths. In the terms of the other methods, `u_t` is
+    the velocity whose step without noise leads from x to x', so that log p = -(move / std)^2 |v - u_t|^2 / 2 + const
+    (`Transition`).
 
     Args:
         config: Options of section `train`.
@@ -48,14 +48,15 @@ class FlowGrpo(VelocityTrainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.times = torch.zeros(0)
-        """Where the sampler's steps begin and end, `(K + 1,)`."""
+        """Where the steps of a path begin and end, `(K + 1,)`."""
 
     def start(self, components: Components, ema_decay: float, device: torch.device, ema_growth: float = 0.0) -> State:
         if not isinstance(components.sampler, FixedStep):
             raise UserError("trainer flow-grpo: needs a sampler with a fixed number of steps, such as euler")
-        self.times = torch.tensor(components.sampler.times, device=device)
-        if self.steps < 2:
-            raise UserError("trainer flow-grpo: needs at least 2 steps; the last one has no noise to learn from")
+        steps = len(components.sampler.times) - 1
+        self.times = torch.tensor(path_times(steps, components.sampler.shift), device=device)
+        if steps < 2:
+            raise UserError("trainer flow-grpo: needs at least 2 steps; the last one is not trained")
         return super().start(components, ema_decay, device, ema_growth)
 
     @property
@@ -85,8 +86,8 @@ class FlowGrpo(VelocityTrainer):
 
     def points(self, state: State, x_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A step of each path, `(N, K + 1, *)`: its time, where it starts, and the velocity that it went with."""
-        noisy = self.steps - 1
-        k = (stratified_times(len(x_1), state.generator) * noisy).long().clamp_max(noisy - 1)
+        trained = self.steps - 1
+        k = (stratified_times(len(x_1), state.generator) * trained).long().clamp_max(trained - 1)
         rows = torch.arange(len(x_1), device=x_1.device)
         x_t = x_1[rows, k]
         return self.times[k], x_t, self._transition(k).velocity(x_t, x_1[rows, k + 1])
@@ -117,11 +118,23 @@ class FlowGrpo(VelocityTrainer):
         for k in range(self.steps):
             rows = torch.full((len(x),), k, device=x.device)
             v = backbone.policy().velocity(self.times[rows], x, condition).float()
-            last = k == self.steps - 1
-            x = (
-                x + (self.times[k + 1] - self.times[k]) * v
-                if last
-                else self._transition(rows).step(x, v, noise[:, k + 1])
-            )
+            x = self._transition(rows).step(x, v, noise[:, k + 1])
             path.append(x)
         return torch.stack(path, dim=1)
+
+
+def path_times(steps: int, shift: float) -> list[float]:
+    """Where the steps of a path begin and end, as in the authors' code: the last is short, and begins near the data.
+
+        t = (1 - s) / (1 - s + shift s),   s from 1 to that of t = 0.999 with the same shift, then t = 1
+
+    Args:
+        steps: Number of steps, at least 1.
+        shift: As of a sampler.
+
+    Returns:
+        `steps + 1` times from 0 to 1.
+    """
+    least = shift / (999 + shift)
+    levels = torch.linspace(1, least, steps, dtype=torch.float64).tolist()
+    return [(1 - s) / (1 - s + shift * s) for s in levels] + [1.0]
