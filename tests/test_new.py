@@ -63,7 +63,7 @@ def test_out_chooses_the_folder(orwcfm, tmp_path):
         ("a\n", "expected"),
         ("a" * 65, "at most 64"),
         ("none", "stands for no component"),
-        ("combine", "name 'combine': it is an option of every run"),
+        ("combine", "name 'combine': it belongs to the run"),
         ("orwcfm-reward-bright", "leave out orwcfm-reward-"),
         ("clip-score", "reward 'clip-score' of orwcfm-reward-clip-score 0.1.0 is installed already"),
         ("jpeg", "orwcfm-reward-jpeg 0.1.0 is installed already"),
