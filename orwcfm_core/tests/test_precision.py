@@ -31,6 +31,16 @@ def test_precision_is_that_of_the_networks(precision: str) -> None:
     assert choose_precision(precision, CPU) == precision
 
 
+@pytest.mark.parametrize(("native", "chosen"), [(False, "fp32"), (True, "bf16")])
+def test_bf16_is_chosen_where_it_is_not_emulated(native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    # Which oneDNN says of any processor with AVX-512.
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
+    assert choose_precision("auto", CPU) == chosen
+
+
 def start(lab: Any, scale: float | None, weighting: Any = None) -> Any:
     """A trainer and its state, with the gradient scaling of fp16 at this scale."""
     trainer, state = lab.start(weighting=weighting or Advantage(1.0, 1.0), alpha=0.2, updates=3, micro_batch=20)

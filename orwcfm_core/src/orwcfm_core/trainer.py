@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -263,9 +264,19 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        native = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        native = device.type == "cpu" and torch.backends.mkldnn.is_available() and _computes_bf16()
     return "bf16" if native else "fp32"
+
+
+def _computes_bf16() -> bool:
+    """Whether this processor has instructions for bf16.
+
+    On one that has AVX-512 without them, oneDNN emulates them and takes several times as long as in fp32.
+    """
+    emulated = platform.machine() in ("x86_64", "AMD64") and not (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return not emulated and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def repeat_condition(condition: Condition, draws: int) -> Condition:
