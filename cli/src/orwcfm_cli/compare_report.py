@@ -14,7 +14,7 @@ from orwcfm_core.errors import UserError
 from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.outcomes import COSTS, Outcome, front, outcomes_of
-from orwcfm_cli.overview import Point, common_reference, cost_plane, differences, link, thumbnail, without_gain
+from orwcfm_cli.overview import Point, common_reference, cost_plane, differences, headline_without_gain, link, thumbnail
 from orwcfm_cli.page import ARROW, DASH, DOT, figure, page, table, written
 from orwcfm_cli.report_data import RunRecord, read_run, running_mean
 from orwcfm_cli.report_verdict import judge, plain
@@ -158,7 +158,7 @@ def _headline(comparison: Comparison) -> str:
         known = [(end, e) for e in comparison.entries if (end := e.record.end(outcome.key)) is not None]
         best, entry = max(known, key=lambda pair: pair[0])
         return f"{outcome.name.capitalize()} is highest in {entry.label}: {plain(best)}."
-    return without_gain(comparison.records, comparison.outcomes)
+    return headline_without_gain(comparison.records, comparison.outcomes)
 
 
 def _named(entry: Entry, target: Path | None = None) -> str:

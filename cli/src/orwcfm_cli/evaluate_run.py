@@ -264,8 +264,8 @@ def _estimates(
     generator = torch.Generator().manual_seed(request.seed)
     for name, x in features.items():
         found[name] |= {
-            "diversity": _of_two(distance_estimate, x, request.normalised),
-            "vendi": _of_two(vendi_estimate, x),
+            "diversity": _if_known(distance_estimate, x, request.normalised, least=2),
+            "vendi": _if_known(vendi_estimate, x, least=2),
         }
         if real is not None and name != "real":
             found[name]["frechet_real"] = _frechet(x, real, generator)
@@ -275,7 +275,7 @@ def _estimates(
         a, b = (torch.cat(measured[name].features)[both] for name in ("policy", "reference"))
         policy["frechet_reference"] = _frechet(a, b, generator, paired=True)
     divergence = torch.cat(measured["policy"].divergence)
-    policy["velocity_divergence"] = _if_any(mean_estimate, divergence[finite["policy"] & divergence.isfinite()])
+    policy["velocity_divergence"] = _if_known(mean_estimate, divergence[finite["policy"] & divergence.isfinite()])
     difference = _difference(evaluator, measured) if request.reference else {}
     return {"policy": policy, "reference": found.get("reference", {}), "difference": difference, "real": found["real"]}
 
@@ -295,9 +295,9 @@ def _scores(evaluator: Evaluator, measured: Measured) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
     for judge in evaluator.judges:
         scores, valid = torch.cat(measured.scores[judge.name]), torch.cat(measured.valid[judge.name])
-        found[f"reward_{judge.name}"] = _if_any(mean_estimate, scores[valid])
+        found[f"reward_{judge.name}"] = _if_known(mean_estimate, scores[valid])
         if judge.probability:
-            found[f"share_{judge.name}"] = _if_any(share_estimate, scores[valid] >= SATISFIED)
+            found[f"share_{judge.name}"] = _if_known(share_estimate, scores[valid] >= SATISFIED)
     return found
 
 
@@ -308,17 +308,13 @@ def _difference(evaluator: Evaluator, measured: Mapping[str, Measured]) -> dict[
     for name in (judge.name for judge in evaluator.judges):
         change = torch.cat(policy.scores[name]).double() - torch.cat(reference.scores[name]).double()
         both = torch.cat(policy.valid[name]) & torch.cat(reference.valid[name])
-        found[f"reward_{name}"] = _if_any(mean_estimate, change[both])
+        found[f"reward_{name}"] = _if_known(mean_estimate, change[both])
     return found
 
 
-def _if_any(estimate: Callable[[Tensor], Estimate], values: Tensor) -> Estimate:
-    return estimate(values) if len(values) else UNKNOWN
-
-
-def _of_two(estimate: Callable[..., Estimate], features: Tensor, *options: Any) -> Estimate:
-    """A measure of how samples differ, which needs at least two."""
-    return estimate(features, *options) if len(features) >= 2 else UNKNOWN
+def _if_known(estimate: Callable[..., Estimate], values: Tensor, *options: Any, least: int = 1) -> Estimate:
+    """An estimate from values `(n, ...)`; unknown where there are fewer than it needs."""
+    return estimate(values, *options) if len(values) >= least else UNKNOWN
 
 
 def _facts(request: Request, evaluator: Evaluator) -> dict[str, Any]:

@@ -23,10 +23,10 @@ __all__ = [
     "common_reference",
     "cost_plane",
     "differences",
+    "headline_without_gain",
     "link",
     "satisfying_guide",
     "thumbnail",
-    "without_gain",
 ]
 
 SIDE = 264
@@ -94,7 +94,7 @@ def common_reference(records: Sequence[RunRecord], outcomes: Sequence[Outcome]) 
     return records[0] if records and same else None
 
 
-def without_gain(records: Sequence[RunRecord], outcomes: Sequence[Outcome]) -> str:
+def headline_without_gain(records: Sequence[RunRecord], outcomes: Sequence[Outcome]) -> str:
     """A headline for runs of which none can be said to have gained the most."""
     if not any(record.rounds for record in records):
         return "No run is done yet."

@@ -14,7 +14,7 @@ from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import MINUS, TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.options import flat
 from orwcfm_cli.outcomes import COSTS, Outcome, outcomes_of
-from orwcfm_cli.overview import Point, common_reference, cost_plane, link, thumbnail, without_gain
+from orwcfm_cli.overview import Point, common_reference, cost_plane, headline_without_gain, link, thumbnail
 from orwcfm_cli.page import DASH, DOT, duration, fact_list, figure, page, table, written
 from orwcfm_cli.report_verdict import judge
 from orwcfm_cli.sweep_folder import SweepFolder
@@ -96,7 +96,7 @@ class _Page:
     def _headline(self) -> str:
         """Which setting gained the most."""
         if not self.gains:
-            return without_gain(self.records, self.outcomes)
+            return headline_without_gain(self.records, self.outcomes)
         outcome = self.gains[0]
         known = [(mean, s) for s in self.settings if (mean := s.mean(outcome.key))]
         best, setting = max(known, key=lambda pair: pair[0].value)
