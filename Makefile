@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 ALL := orwcfm_core cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pyproject.toml))
 # Those that bring large packages of their own are installed for the tests, not for the demo.
-LARGE := plugins/backbones/sd3 $(filter plugins/callbacks/%,$(ALL))
+LARGE := plugins/backbones/sd3 plugins/backbones/torchcfm $(filter plugins/callbacks/%,$(ALL))
 DEFAULT := $(filter-out $(LARGE),$(ALL))
 TOOLS := editables hatchling hypothesis mypy pytest-xdist ruff scipy
 

@@ -10,7 +10,11 @@ GMM = ("run", "--backbone", "gmm", "--reward", "component")
     ("args", "said"),
     [
         (("run", "--reward", "clip-scor"), "did you mean 'clip-score'"),
-        (("run", "--backbone", "nothing"), "unknown backbone 'nothing', installed: gmm, sd3, unet"),
+        (("run", "--backbone", "nothing"), "unknown backbone 'nothing', installed: gmm, sd3, torchcfm, unet"),
+        (
+            ("run", "--backbone", "torchcfm"),
+            "backbone.weights: required, a folder that 'python -m orwcfm_backbone_torchcfm",
+        ),
         (("run", "--reg", "w3"), "did you mean 'w2'"),
         (("run", "--weighting", "expp"), "did you mean 'exp'"),
         (("run", "--sampler", "rk5"), "did you mean 'rk4'"),

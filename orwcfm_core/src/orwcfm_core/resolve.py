@@ -389,9 +389,10 @@ def _explain(section: str, owner: str, model: type[ComponentConfig], error: Any)
         known = [*model.model_fields, *shared]
         return f"{section}.{option}: unknown option of '{owner}', {_hint(option, known)}"
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "string_pattern_mismatch" and (about := model.model_fields[option].description):
-        # A regular expression is nothing to show to a user.
-        message = f"expected, {about[0].lower()}{about[1:].rstrip('.')}"
+    # A regular expression is nothing to show to a user, nor is it enough that something is missing.
+    verb = {"string_pattern_mismatch": "expected", "missing": "required"}.get(error["type"])
+    if verb and option in model.model_fields and (about := model.model_fields[option].description):
+        message = f"{verb}, {about[0].lower()}{about[1:].rstrip('.')}"
     got = "" if error["type"] == "missing" or not option else f", got {error['input']!r}"
     where = f"{section}.{option}" if option else section
     return f"{where}: {message[0].lower()}{message[1:]}{got}"

@@ -1,0 +1,1 @@
+"""U-Nets that TorchCFM trained, as a backbone of orwcfm."""
