@@ -10,6 +10,7 @@ user types; its value is a light module with one hook implementation that return
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = [
     "Spec",
     "Suggestions",
     "TrainerSpec",
+    "absolute_path",
     "hookimpl",
     "hookspec",
 ]
@@ -62,6 +64,17 @@ class ComponentConfig(BaseModel):
 
     # Validators are built when a component is configured, not when it is listed.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+def absolute_path(path: str) -> str:
+    """A path that leads to the same from any folder, for the validators of options that are paths.
+
+    A run keeps its options; relative ones would fail, or mean another file, where it is resumed from elsewhere.
+
+    Args:
+        path: As it was typed; `~` is the home folder.
+    """
+    return os.path.abspath(os.path.expanduser(path))
 
 
 @dataclass(frozen=True)

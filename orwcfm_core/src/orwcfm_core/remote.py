@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, create_
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from orwcfm_core.errors import UserError
-from orwcfm_core.plugin import ComponentConfig, RewardSpec
+from orwcfm_core.plugin import ComponentConfig, RewardSpec, absolute_path
 from orwcfm_core.remote_process import Ended, Environment, Process
 
 __all__ = ["RemotePlugin", "is_environment"]
@@ -148,7 +148,7 @@ class _Options(ComponentConfig):
 
 
 def _environment(where: str) -> Environment:
-    return Environment(os.path.abspath(os.path.expanduser(where)))
+    return Environment(absolute_path(where))
 
 
 def _restored(dataclass: type[Any], values: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A narrow U-Net with weights that are random, but always the same."""
+"""A narrower U-Net with weights that are random, but always the same."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def points() -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="session")
 def checkpoint(state, tmp_path_factory) -> Path:
     """A file as `train_cifar10.py` writes it."""
-    path = tmp_path_factory.mktemp("torchcfm") / "otcfm_cifar10_weights_step_7.pt"
+    path = tmp_path_factory.mktemp("torchcfm") / "fm_cifar10_weights_step_7.pt"
     net = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     p = [torch.nn.Parameter(tensor) for tensor in state.values()]
     optim, sched = torch.optim.Adam(p).state_dict(), {"base_lrs": [2e-4], "last_epoch": 7, "lr_lambdas": [None]}

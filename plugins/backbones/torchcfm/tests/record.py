@@ -6,11 +6,11 @@ import torch
 from conftest import RECORD, make_points, make_weights
 from torchcfm.models.unet.unet import UNetModelWrapper
 
-# As in examples/images/cifar10/train_cifar10.py, but a quarter as wide.
+# As in examples/images/cifar10/train_cifar10.py, but half as wide: with less, attention would have one head alone.
 network = UNetModelWrapper(
     dim=(3, 32, 32),
     num_res_blocks=2,
-    num_channels=32,
+    num_channels=64,
     channel_mult=[1, 2, 2, 2],
     num_heads=4,
     num_head_channels=64,

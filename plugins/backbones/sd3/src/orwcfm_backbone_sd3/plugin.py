@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
-from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions, hookimpl
-from pydantic import Field
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions, absolute_path, hookimpl
+from pydantic import Field, field_validator
 
 __all__ = ["Config", "orwcfm_backbones"]
 
@@ -34,6 +35,11 @@ class Config(ComponentConfig):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: less memory, more time."
     )
+
+    @field_validator("model")
+    @classmethod
+    def _folder_from_anywhere(cls, model: str) -> str:
+        return folder if os.path.isdir(folder := absolute_path(model)) else model
 
 
 def suggest(config: Config, prompts: tuple[str, ...]) -> Suggestions:

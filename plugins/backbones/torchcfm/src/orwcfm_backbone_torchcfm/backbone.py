@@ -24,8 +24,9 @@ class _Field(VelocityField):
         self.network = network
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
-        # The embedding is computed in the network's precision; time goes in as it is, between 0 and 1.
-        (v,) = self.network(x, t.to(x.device, torch.float32).expand(len(x)), return_dict=False)
+        # Time goes in as it is, between 0 and 1.
+        t = t.to(x.device, torch.float32).expand(len(x))
+        (v,) = self.network(x.to(self.network.dtype), t, return_dict=False)
         return v.to(x.dtype)
 
 
@@ -39,7 +40,7 @@ class _Reference(_Field, Reference):
 
 
 class TorchCfmBackbone(Backbone):
-    """Draws colour pictures, 32x32 for CIFAR-10; prompts do not condition it.
+    """Draws 32x32 colour pictures; prompts do not condition it.
 
     Dropout, which TorchCFM trains with, is off: in the policy alone it would hold it away from the reference.
 
@@ -57,14 +58,12 @@ class TorchCfmBackbone(Backbone):
 
     def __init__(self, config: Config) -> None:
         network = load_network(config.weights)
-        size = network.config.sample_size
-        self._shape = (int(network.config.in_channels), size, size)
         self._policy = _Policy(network)
         self._reference = _Reference(copy.deepcopy(network).requires_grad_(False))
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        return self._shape
+        return (3, 32, 32)
 
     def policy(self) -> Policy:
         return self._policy
@@ -79,9 +78,9 @@ class TorchCfmBackbone(Backbone):
         return ((x_1 + 1) / 2).clamp(0, 1)
 
     def from_images(self, images: Tensor) -> Tensor:
-        channels, *size = self._shape
-        colour = images.expand(-1, channels, -1, -1)
-        if list(colour.shape[2:]) != size:
+        colour = images.expand(-1, 3, -1, -1)
+        size = self.sample_shape[1:]
+        if colour.shape[2:] != size:
             colour = torch.nn.functional.interpolate(colour, size, mode="bilinear", antialias=True)
         return 2 * colour - 1
 

@@ -1,6 +1,6 @@
 """Write the weights of a TorchCFM checkpoint as a U-Net of diffusers.
 
-    python -m orwcfm_backbone_torchcfm.convert otcfm_cifar10_weights_step_400000.pt cifar10
+    python -m orwcfm_backbone_torchcfm.convert fm_cifar10_weights_step_400000.pt cifar10
 
 The checkpoint is one of TorchCFM's `train_cifar10.py`, of any width. It is a pickle: nothing but tensors and plain
 values is read from it, and what would run code is refused.
@@ -9,15 +9,24 @@ values is read from it, and what would run code is refused.
 from __future__ import annotations
 
 import argparse
+import shutil
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from diffusers import UNet2DModel
+from safetensors import SafetensorError
 from torch import Tensor
 
 __all__ = ["convert", "network"]
+
+_FOREIGN = (
+    *(EOFError, LookupError, ValueError, TypeError, AttributeError, RuntimeError),
+    *(UnpicklingError, struct.error),
+)
+"""What torch raises for a file that is no checkpoint."""
 
 HEAD = 64
 """Channels of an attention head."""
@@ -147,8 +156,8 @@ def _heads(qkv: Tensor) -> tuple[Tensor, ...]:
     Raises:
         ValueError: These are no whole heads.
     """
-    if len(qkv) % (3 * HEAD):
-        raise ValueError(f"its attention has {len(qkv)} rows, which are no heads of {HEAD} channels")
+    if qkv.dim() == 0 or len(qkv) % (3 * HEAD):
+        raise ValueError(f"its attention is {tuple(qkv.shape)}, which are no heads of {HEAD} channels")
     return tuple(part.flatten(0, 1) for part in qkv.unflatten(0, (-1, 3, HEAD)).unbind(1))
 
 
@@ -162,11 +171,13 @@ def _read(checkpoint: Path) -> Mapping[str, Tensor]:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as e:
         raise ValueError(e.strerror or str(e)) from e
-    except (EOFError, RuntimeError, UnpicklingError) as e:
+    except _FOREIGN as e:
         # torch's own words advise to read it without these limits.
         raise ValueError("it is damaged, or holds more than tensors and plain values") from e
     averaged = saved.get("ema_model") if isinstance(saved, dict) else None
-    if not isinstance(averaged, dict) or not all(isinstance(value, Tensor) for value in averaged.values()):
+    if not isinstance(averaged, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in averaged.items()
+    ):
         raise ValueError("it has no ema_model")
     return averaged
 
@@ -177,19 +188,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m orwcfm_backbone_torchcfm.convert",
         description="Write the averaged weights of a checkpoint of TorchCFM's train_cifar10.py for orwcfm.",
     )
-    parser.add_argument("checkpoint", type=Path, help="such as otcfm_cifar10_weights_step_400000.pt")
+    parser.add_argument("checkpoint", type=Path, help="such as fm_cifar10_weights_step_400000.pt")
     parser.add_argument("folder", type=Path, help="to be made; --set backbone.weights=FOLDER reads it")
     args = parser.parse_args(argv)
-    if args.folder.exists():
-        parser.error(f"{args.folder} is there already: name a folder that is not")
     try:
         converted = convert(_read(args.checkpoint))
     except ValueError as e:
         parser.error(f"{args.checkpoint}: expected a checkpoint of TorchCFM's train_cifar10.py: {e}")
     try:
-        converted.save_pretrained(args.folder)
+        args.folder.mkdir()
     except OSError as e:
-        parser.error(f"{args.folder} cannot be written: {e.strerror or e}")
+        parser.error(f"{args.folder}: cannot be made ({e.strerror}); name a folder that is not there yet")
+    try:
+        converted.save_pretrained(args.folder)
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(args.folder)
+        parser.error(f"{args.folder}: cannot be written ({e})")
     print(f"{args.folder}: use it with --backbone torchcfm --set backbone.weights={args.folder}")
 
 

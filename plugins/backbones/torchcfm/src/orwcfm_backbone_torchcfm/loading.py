@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from diffusers import UNet2DModel
 from orwcfm_core.errors import UserError
 from safetensors import SafetensorError
+
+from orwcfm_backbone_torchcfm.convert import network
 
 __all__ = ["load_network"]
 
@@ -21,26 +24,35 @@ def load_network(weights: str) -> UNet2DModel:
         weights: A folder with config.json and diffusion_pytorch_model.safetensors, as `save_pretrained` writes it.
 
     Raises:
-        UserError: There is no such folder, or it holds no unconditional U-Net from pictures to pictures.
+        UserError: There is no such folder, or it holds another network.
     """
     try:
-        if not Path(weights).expanduser().is_dir():
+        if not Path(weights).is_dir():
             raise ValueError("there is no such folder")
-        network, found = UNet2DModel.from_pretrained(
-            Path(weights).expanduser(), use_safetensors=True, local_files_only=True, output_loading_info=True
+        # low_cpu_mem_usage would want a package more.
+        loaded, found = UNet2DModel.from_pretrained(
+            weights, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
         )
         # diffusers goes on with random values for tensors that a file lacks.
         if lost := found["missing_keys"]:
             raise ValueError(f"it has no {min(lost)}")
-        config = network.config
-        if config.in_channels != config.out_channels or not isinstance(config.sample_size, int):
-            raise ValueError("its output is not as large as its input")
-        if network.class_embedding is not None:
-            raise ValueError("it needs a class for every picture")
+        # Another network may as well be one that predicts noise, or wants classes.
+        config, wanted = (_architecture(unet) for unet in (loaded, network(loaded.config.block_out_channels[0])))
+        if other := sorted(name for name in wanted if config.get(name) != wanted[name]):
+            raise ValueError(f"its {other[0]} is {config.get(other[0])}, expected {wanted[other[0]]}")
     except _FOREIGN as e:
         reason = " ".join(str(e).split())[:300]
         raise UserError(
             f"backbone.weights: expected a folder that 'python -m orwcfm_backbone_torchcfm.convert CHECKPOINT FOLDER' "
             f"wrote, got '{weights}': {reason}"
         ) from e
-    return network.eval()
+    return loaded.eval()
+
+
+def _architecture(unet: UNet2DModel) -> dict[str, Any]:
+    """What the constructor was called with."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in unet.config.items()
+        if not name.startswith("_")
+    }

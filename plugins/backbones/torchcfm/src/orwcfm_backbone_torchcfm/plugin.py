@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions, hookimpl
-from pydantic import Field
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions, absolute_path, hookimpl
+from pydantic import Field, field_validator
 
 __all__ = ["Config", "orwcfm_backbones"]
 
@@ -15,6 +15,8 @@ class Config(ComponentConfig):
         min_length=1,
         description="A folder that 'python -m orwcfm_backbone_torchcfm.convert CHECKPOINT FOLDER' wrote.",
     )
+
+    _from_anywhere = field_validator("weights")(absolute_path)
 
 
 def suggest(config: Config, prompts: tuple[str, ...]) -> Suggestions:

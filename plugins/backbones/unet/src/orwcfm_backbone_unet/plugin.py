@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Example, Suggestions, hookimpl
-from pydantic import Field
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Example, Suggestions, absolute_path, hookimpl
+from pydantic import Field, field_validator
 
 from orwcfm_backbone_unet.classes import VOCABULARY, data_of
 
@@ -16,6 +16,11 @@ class Config(ComponentConfig):
     guidance: float = Field(
         1.0, ge=0, le=20, description="Classifier-free guidance; 1 is none, and only a conditional model has it."
     )
+
+    @field_validator("weights")
+    @classmethod
+    def _from_anywhere(cls, weights: str) -> str:
+        return weights if weights in VOCABULARY else absolute_path(weights)
 
 
 _PROMPTS = {"fashion": "footwear", "mnist": "an even digit"}

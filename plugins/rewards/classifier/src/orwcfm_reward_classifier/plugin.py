@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orwcfm_core.plugin import ComponentConfig, Example, RewardSpec, hookimpl
+from orwcfm_core.plugin import ComponentConfig, Example, RewardSpec, absolute_path, hookimpl
 from pydantic import Field, ValidationInfo, field_validator
 
 from orwcfm_reward_classifier.vocabulary import VOCABULARIES, known_names
@@ -25,9 +25,11 @@ class Config(ComponentConfig):
     @field_validator("model")
     @classmethod
     def _known_model(cls, model: str) -> str:
-        if model not in VOCABULARIES and not model.endswith(".safetensors"):
+        if model in VOCABULARIES:
+            return model
+        if not model.endswith(".safetensors"):
             raise ValueError(f"expected {', '.join(VOCABULARIES)} or the path of a .safetensors file")
-        return model
+        return absolute_path(model)
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from orwcfm_core.plugin import ComponentConfig, Example, RewardSpec, hookimpl
-from pydantic import Field
+import os
+
+from orwcfm_core.plugin import ComponentConfig, Example, RewardSpec, absolute_path, hookimpl
+from pydantic import Field, field_validator
 
 __all__ = ["Config", "orwcfm_rewards"]
 
@@ -20,6 +22,18 @@ class Config(ComponentConfig):
         None,
         description="open_clip's tag of the weights, or a .safetensors file; unset: laion2b_s34b_b79k for ViT-B-32.",
     )
+
+    @field_validator("model")
+    @classmethod
+    def _folder_from_anywhere(cls, model: str) -> str:
+        path = model.removeprefix("local-dir:")
+        named = path != model or os.sep in model
+        return absolute_path(path) if named and os.path.isdir(absolute_path(path)) else model
+
+    @field_validator("pretrained")
+    @classmethod
+    def _file_from_anywhere(cls, pretrained: str | None) -> str | None:
+        return absolute_path(pretrained) if pretrained and pretrained.endswith(".safetensors") else pretrained
 
 
 @hookimpl

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orwcfm_core.config import TrainConfig
-from orwcfm_core.plugin import TrainerSpec, hookimpl
-from pydantic import Field
+from orwcfm_core.plugin import TrainerSpec, absolute_path, hookimpl
+from pydantic import Field, field_validator
 
 __all__ = ["OfflineConfig", "orwcfm_trainers"]
 
@@ -21,6 +21,11 @@ class OfflineConfig(TrainConfig):
     watch: int = Field(
         64, ge=2, le=1_000_000, description="Samples of the policy that a round is measured on, not learned from."
     )
+
+    @field_validator("data")
+    @classmethod
+    def _from_anywhere(cls, data: str | None) -> str | None:
+        return data and absolute_path(data)
 
 
 _TOP_K = {"name": "top-k", "fraction": 0.25}
