@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from orwcfm_cli.plugin_options import Option, options_of
 from orwcfm_cli.plugin_pages import Page, describe
-from orwcfm_core.config import CombineConfig, RegConfig, TermConfig
+from orwcfm_core.config import SAMPLERS, WEIGHTINGS, CombineConfig, RegConfig, TermConfig
 from orwcfm_core.plugin import GROUPS
 from orwcfm_core.registry import Registry
 
@@ -44,10 +44,11 @@ def pages() -> dict[Path, str]:
     if missing:
         sys.exit(f"not installed here: {', '.join(sorted(missing))}")
     found = [describe(plugin, registry) for plugin in registry.plugins if plugin.dist in ours]
-    return {
+    of_plugins = {
         FOLDER / f"{kind}s.md": "\n".join(text(kind, [page for page in found if page.kind == kind], ours))
         for kind in GROUPS
     }
+    return {**of_plugins, FOLDER / "weightings-samplers.md": "\n".join(built_in())}
 
 
 def text(kind: str, found: Sequence[Page], ours: dict[str, Path]) -> Iterator[str]:
@@ -68,7 +69,31 @@ def text(kind: str, found: Sequence[Page], ours: dict[str, Path]) -> Iterator[st
     yield ""
 
 
-def options(found: Sequence[Option]) -> Iterator[str]:
+def built_in() -> Iterator[str]:
+    """The lines of the page of what the core brings."""
+    yield from (
+        "# Weightings and samplers",
+        "",
+        "Parts of the core (`--weighting`, `--sampler`). Written by `make docs`. Trainers and backbones propose other values",
+        "for some: `orwcfm run --print-config` prints what a run takes.",
+    )
+    for section, models in (("weighting", WEIGHTINGS), ("sampler", SAMPLERS)):
+        for model in dict.fromkeys(models.values()):
+            names = [name for name, other in models.items() if other is model]
+            yield from (
+                "",
+                f"## {section.capitalize()} {', '.join(names)}",
+                "",
+                " ".join((model.__doc__ or "").split()),
+            )
+            yield from (
+                "",
+                *options(option for option in options_of(section, model) if option.name != f"{section}.name"),
+            )
+    yield ""
+
+
+def options(found: Iterable[Option]) -> Iterator[str]:
     """A table of options."""
     yield from ("| option | value | default | |", "|---|---|---|---|")
     for option in found:
