@@ -74,8 +74,8 @@ def built_in() -> Iterator[str]:
     yield from (
         "# Weightings and samplers",
         "",
-        "Parts of the core (`--weighting`, `--sampler`). Written by `make docs`. Trainers and backbones propose other values",
-        "for some: `orwcfm run --print-config` prints what a run takes.",
+        "Parts of the core (`--weighting`, `--sampler`). Written by `make docs`. Trainers and backbones propose other",
+        "values for some: `orwcfm run --print-config` prints what a run takes.",
     )
     for section, models in (("weighting", WEIGHTINGS), ("sampler", SAMPLERS)):
         for model in dict.fromkeys(models.values()):
