@@ -18,6 +18,8 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 from trainers import SAMPLES, start
 
+MIDPOINT = {"sampler.name": "midpoint", "sampler.steps": 5, "sampler.shift": 2.0}
+
 
 @torch.no_grad()
 def drawn(state: State) -> Tensor:
@@ -63,7 +65,7 @@ def rows() -> Iterator[str]:
     for sigma in (0.5, 0.7):
         blurred = gaussian_blur(images, [5, 5], [sigma])
         yield row(f"blurred, sigma {sigma:g} pixels", *cells(*judged(state, blurred)))
-    yield row("sampled by the midpoint rule", *cells(*judged(state, drawn(start("compression-midpoint")))))
+    yield row("sampled by the midpoint rule", *cells(*judged(state, drawn(start("compression", **MIDPOINT)))))
 
 
 def main() -> None:

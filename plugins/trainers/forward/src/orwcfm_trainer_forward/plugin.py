@@ -47,8 +47,8 @@ def orwcfm_trainers() -> list[TrainerSpec]:
             factory="orwcfm_trainer_forward.nft:Nft",
             references=("Zheng et al., DiffusionNFT, 2025, arXiv:2509.16117",),
             run={
-                "weighting": {"name": "group-advantage", "tau": 1.0, "clip": 1.0, "spread": "round"},
-                "reg": {"name": "w2", "alpha": 1e-4},
+                "weighting": {"name": "group-advantage", "tau": 0.2, "clip": 5.0, "spread": "round"},
+                "reg": {"name": "w2", "alpha": 2e-5},
                 "sampler": {"ema": 0.5, "ema_growth": 0.0},
             },
         ),
