@@ -65,8 +65,8 @@ def exponential(alpha: float, tau: float) -> Tables:
 QUICK: Tables = {"sampler": HARD, "train": {"updates": 100}}
 """A hard copy as sampling policy comes to the fixed point in fewer rounds."""
 
-STRONG = {"name": "group-advantage", "tau": 1.0, "clip": 1.0, "spread": "round"}
-"""Advantages in standard deviations: `nft` proposes a fifth of them."""
+ONE_DEVIATION = {"name": "group-advantage", "tau": 1.0, "clip": 1.0, "spread": "round"}
+"""Advantages in standard deviations, clipped at one; `nft` proposes fifths of them, clipped at five."""
 
 TRAINERS: Mapping[str, tuple[int, Tables]] = {
     "orw-cfm, alpha 1": (20, default(1.0) | QUICK),
@@ -74,7 +74,7 @@ TRAINERS: Mapping[str, tuple[int, Tables]] = {
     "orw-cfm, alpha 0.1": (60, default(0.1)),
     "orw-cfm, exp, tau 1, alpha 0.3": (24, exponential(0.3, 1.0) | {"sampler": HARD, "train": FULLER}),
     "awm, alpha 0.3": (30, {"train": {"name": "awm"}, "reg": {"name": "w2", "alpha": 0.3, "anchor": "reference"}}),
-    "nft, alpha 0.5": (20, {"train": {"name": "nft"}, "weighting": STRONG, "reg": {"name": "w2", "alpha": 0.5}}),
+    "nft, alpha 0.5": (20, {"train": {"name": "nft"}, "weighting": ONE_DEVIATION, "reg": {"name": "w2", "alpha": 0.5}}),
     "rvm, alpha 0.3": (20, {"train": {"name": "rvm"}, "reg": {"name": "w2", "alpha": 0.3}}),
     "flow-grpo, kl, alpha 1, clip 0.2": (
         30,

@@ -35,6 +35,12 @@ def test_a_checkpoint_of_several_gpus_is_the_same(state):
     assert all(torch.equal(value, several.state_dict()[name]) for name, value in alone.state_dict().items())
 
 
+def test_building_it_leaves_the_global_generator_alone(folder):
+    before = torch.random.get_rng_state()
+    TorchCfmBackbone(Config(weights=str(folder)))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_pictures_become_samples_again(folder):
     backbone = TorchCfmBackbone(Config(weights=str(folder)))
     x_1 = 2 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 1

@@ -28,7 +28,7 @@ _FOREIGN = (
 )
 """What torch raises for a file that is no checkpoint."""
 
-HEAD = 64
+_HEAD = 64
 """Channels of an attention head."""
 _WIDTHS = (1, 2, 2, 2)
 """Channels at each resolution, from 32x32 down, as multiples of the first."""
@@ -66,7 +66,7 @@ def network(width: int) -> UNet2DModel:
         up_block_types=up,
         block_out_channels=tuple(width * n for n in _WIDTHS),
         layers_per_block=_LAYERS,
-        attention_head_dim=HEAD,
+        attention_head_dim=_HEAD,
         norm_num_groups=32,
         norm_eps=1e-5,
     )
@@ -76,7 +76,10 @@ def convert(tensors: Mapping[str, Tensor]) -> UNet2DModel:
     """A network with TorchCFM's weights.
 
     Args:
-        tensors: A state that TorchCFM's `UNetModelWrapper` saved.
+        tensors: A state that TorchCFM's `UNetModelWrapper` saved, by its names.
+
+    Returns:
+        In float32 and set to evaluation.
 
     Raises:
         ValueError: A tensor is missing, is too many or has another shape.
@@ -156,9 +159,9 @@ def _heads(qkv: Tensor) -> tuple[Tensor, ...]:
     Raises:
         ValueError: These are no whole heads.
     """
-    if qkv.dim() == 0 or len(qkv) % (3 * HEAD):
-        raise ValueError(f"its attention is {tuple(qkv.shape)}, which are no heads of {HEAD} channels")
-    return tuple(part.flatten(0, 1) for part in qkv.unflatten(0, (-1, 3, HEAD)).unbind(1))
+    if qkv.dim() == 0 or len(qkv) % (3 * _HEAD):
+        raise ValueError(f"its attention is {tuple(qkv.shape)}, which are no heads of {_HEAD} channels")
+    return tuple(part.flatten(0, 1) for part in qkv.unflatten(0, (-1, 3, _HEAD)).unbind(1))
 
 
 def _read(checkpoint: Path) -> Mapping[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DModel
 from orwcfm_core.errors import UserError
 from safetensors import SafetensorError
@@ -23,6 +24,9 @@ def load_network(weights: str) -> UNet2DModel:
     Args:
         weights: A folder with config.json and diffusion_pytorch_model.safetensors, as `save_pretrained` writes it.
 
+    Returns:
+        In float32 and set to evaluation.
+
     Raises:
         UserError: There is no such folder, or it holds another network.
     """
@@ -37,7 +41,9 @@ def load_network(weights: str) -> UNet2DModel:
         if lost := found["missing_keys"]:
             raise ValueError(f"it has no {min(lost)}")
         # Another network may as well be one that predicts noise, or wants classes.
-        config, wanted = (_architecture(unet) for unet in (loaded, network(loaded.config.block_out_channels[0])))
+        with torch.device("meta"):
+            expected = network(loaded.config.block_out_channels[0])
+        config, wanted = _architecture(loaded), _architecture(expected)
         if other := sorted(name for name in wanted if config.get(name) != wanted[name]):
             raise ValueError(f"its {other[0]} is {config.get(other[0])}, expected {wanted[other[0]]}")
     except _FOREIGN as e:
