@@ -221,10 +221,26 @@ def test_local_weights_are_relative_to_the_baseline_lowered_and_fade(fade: float
     plain, weighting = Advantage(0.8, 2.0), Advantage(0.8, 2.0, 0.3, neighbours=3, fade=fade)
     advantages = plain.weights(scores, valid, groups)
     baselines = nearest_mean(3, advantages, t, x_t, x_1, valid, groups)
+    for group in range(3):
+        rows = (valid & (groups == group)).repeat_interleave(2)
+        baselines[rows] -= baselines[rows].mean()
     density = torch.distributions.Beta(1 + fade, 2.0).log_prob(t).exp()
     expected = (advantages.repeat_interleave(2) - baselines - 0.8 * 0.3) * density
     w = weighting.local(weighting.weights(scores, valid, groups), t, x_t, x_1, valid, groups)
     torch.testing.assert_close(w, torch.where(valid.repeat_interleave(2), expected, 0.0))
+
+
+def test_popular_neighbours_do_not_raise_or_lower_all_weights() -> None:
+    # In the middle of a sphere is one sample, the best: it is the nearest of nearly every point.
+    x_1 = torch.nn.functional.normalize(torch.randn(24, 50, generator=torch.Generator().manual_seed(0)), dim=1)
+    x_1[0] = 0
+    t = torch.full((48,), 0.9)
+    valid, groups = everything(24)
+    weighting = Advantage(1.0, 5.0, neighbours=1)
+    w = weighting.weights(torch.eye(24)[0], valid, groups)
+    x_t = 0.9 * x_1.repeat_interleave(2, dim=0)
+    assert float(nearest_mean(1, w, t, x_t, x_1, valid, groups).mean()) > 1
+    assert float(weighting.local(w, t, x_t, x_1, valid, groups).mean()) == pytest.approx(0, abs=1e-6)
 
 
 def test_where_all_neighbours_are_as_good_only_the_margin_is_left() -> None:

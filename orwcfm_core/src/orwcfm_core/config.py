@@ -105,7 +105,7 @@ class AdvantageConfig(TauConfig):
     tau: float = Field(0.8, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
     clip: float = Field(3.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
     margin: float = Field(
-        0.125, ge=0, le=100, description="What is subtracted from it: more of it keeps more diversity, at less reward."
+        0.0, ge=0, le=100, description="What is subtracted from it: more of it keeps more diversity, at less reward."
     )
     neighbours: int = Field(
         8,

@@ -191,8 +191,8 @@ class Advantage(Weighting):
         if self.neighbours and self.scale:
             # Baselines are means of A, and w is tau (A - margin).
             lowered = torch.where(valid, w + self.tau * self.margin, 0.0)
-            local = local - nearest_mean(self.neighbours, lowered, t, x_t, x_1, valid, groups)
-            local = local * valid.repeat_interleave(len(t) // len(w))
+            baselines = nearest_mean(self.neighbours, lowered, t, x_t, x_1, valid, groups)
+            local = (local - _centred(baselines, valid, groups)) * valid.repeat_interleave(len(t) // len(w))
         return local * ((1 + self.fade) * (2 + self.fade)) * t**self.fade * (1 - t) if self.fade else local
 
     def state(self) -> dict[str, float]:
@@ -258,6 +258,14 @@ def nearest_mean(
     near = distances.topk(min(count, len(x_1)), largest=False)
     found = near.values.isfinite()
     return (values[near.indices] * found).sum(1) / found.sum(1).clamp_min(1)
+
+
+def _centred(values: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
+    """Values of points, `(N,)`, less their mean over the points of the prompt that lead to valid samples."""
+    draws = len(values) // len(groups)
+    same = (groups[:, None] == groups) & valid
+    means = (same * values.view(-1, draws).mean(1)).sum(1) / same.sum(1).clamp_min(1)
+    return values - means.repeat_interleave(draws)
 
 
 def _exact(scores: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
