@@ -165,13 +165,13 @@ def constant(w: Tensor) -> PointWeights:
     return lambda t, posterior: w.expand_as(posterior)
 
 
-def advantages(tau: float, p_0: Tensor, margin: float = 0.0, fade: float = 1.0) -> Weights:
-    """`tau b(t) ((r - E[r | x_t]) / scale - margin)`, the scale under p_0; b as in `Advantage`."""
+def advantages(tau: float, p_0: Tensor, fade: float = 1.0) -> Weights:
+    """`tau b(t) (r - E[r | x_t]) / scale`, the scale under p_0; b as in `Advantage`."""
     scale = spread(p_0)
 
     def weights(t: Tensor, posterior: Tensor) -> Tensor:
         relative = REWARDS - (posterior * REWARDS).sum(1, keepdim=True)
-        return tau * ((1 + fade) * (2 + fade) * t**fade * (1 - t) if fade else 1) * (relative / scale - margin)
+        return tau * ((1 + fade) * (2 + fade) * t**fade * (1 - t) if fade else 1) * relative / scale
 
     return lambda p: weights
 

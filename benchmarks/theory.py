@@ -38,7 +38,7 @@ from torch import Tensor
 PAGE = DOCS / "theory.md"
 REFERENCE = GaussianMixture(place_means(GEOMETRY["dim"], len(REWARDS), GEOMETRY["radius"]), GEOMETRY["std"])
 P_0 = REFERENCE.weights
-TAU, MARGIN = 0.8, 0.125
+TAU = 0.8
 """The default's."""
 
 FULL = {"samples": 4096, "updates": 600, "lr": 0.02}
@@ -53,7 +53,7 @@ Tables = dict[str, Mapping[str, Any]]
 
 def default(alpha: float, tau: float = TAU) -> Tables:
     """orw-cfm as it comes, but for its strengths."""
-    return {"weighting": {"name": "advantage", "tau": tau, "margin": MARGIN}, "reg": {"name": "w2", "alpha": alpha}}
+    return {"weighting": {"name": "advantage", "tau": tau}, "reg": {"name": "w2", "alpha": alpha}}
 
 
 def exponential(alpha: float, tau: float) -> Tables:
@@ -109,7 +109,7 @@ def rounds_with_anchor(runs: Mapping[str, Sequence[Tensor]]) -> Iterator[str]:
     names = ("orw-cfm, exp, tau 1, alpha 0.3", "orw-cfm, alpha 0.5")
     perfect = (
         perfect_rounds(REFERENCE, exp_weights(1.0), 0.3, 24),
-        [perfect_rounds(REFERENCE, advantages(TAU, P_0, MARGIN), 0.5, LIMIT, 0.5)[-1]] * 21,
+        [perfect_rounds(REFERENCE, advantages(TAU, P_0), 0.5, LIMIT, 0.5)[-1]] * 21,
     )
     panels = [shares_panel(name, runs[name], expected, 1) for name, expected in zip(names, perfect, strict=True)]
     save(IMAGES / "theory-anchor.png", panels)
@@ -128,8 +128,8 @@ def targets(runs: Mapping[str, Sequence[Tensor]]) -> Iterator[str]:
     for alpha in (1.0, 0.5, 0.1):
         p, kappa = runs[f"orw-cfm, alpha {alpha:g}"][-1], TAU / (alpha * spread(P_0))
         predicted = [
-            perfect_rounds(REFERENCE, advantages(TAU, P_0, MARGIN), alpha, LIMIT, 0.5)[-1],
-            perfect_rounds(REFERENCE, advantages(TAU, P_0, MARGIN), alpha, LIMIT, 0.5, capped=False)[-1],
+            perfect_rounds(REFERENCE, advantages(TAU, P_0), alpha, LIMIT, 0.5)[-1],
+            perfect_rounds(REFERENCE, advantages(TAU, P_0), alpha, LIMIT, 0.5, capped=False)[-1],
             tilt(P_0, kappa),
         ]
         yield row(f"{alpha:g}", listed(p), *(f"{total_variation(p, target):.3f}" for target in predicted))

@@ -65,7 +65,7 @@ def test_rounds_of_training_multiply_the_weights(one_thread):
 
 @pytest.mark.slow
 def test_the_default_ends_where_perfect_fits_do(one_thread):
-    target = lab.perfect_rounds(Q, lab.advantages(theory.TAU, P_0, theory.MARGIN), 1.0, 8, 0.5)[-1]
+    target = lab.perfect_rounds(Q, lab.advantages(theory.TAU, P_0), 1.0, 8, 0.5)[-1]
     *_, (_, p) = lab.shares_by_round(10, **theory.default(1.0), **theory.QUICK)
     assert lab.total_variation(p, target) < 0.05
     assert lab.total_variation(P_0, target) > 0.15

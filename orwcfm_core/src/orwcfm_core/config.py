@@ -99,13 +99,13 @@ class TauConfig(WeightingConfig):
 
 
 class AdvantageConfig(TauConfig):
-    """Signed, centred per prompt, clipped, lowered."""
+    """Signed, centred per prompt, clipped."""
 
-    name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped, lowered.")
+    name: Literal["advantage"] = Field("advantage", description="Signed, centred per prompt, clipped.")
     tau: float = Field(0.8, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
     clip: float = Field(3.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
     margin: float = Field(
-        0.0, ge=0, le=100, description="What is subtracted from it: more of it keeps more diversity, at less reward."
+        0.0, ge=0, le=100, description="What is subtracted from it: weights above 0 begin at a better sample."
     )
     neighbours: int = Field(
         8,
