@@ -1,4 +1,4 @@
-"""What the baselines of points are worth at the first round: how much of the advantages they tell, and how they are off.
+"""What the baselines of points are worth at the first round: how much of the advantages they tell, and their mean.
 
     python benchmarks/baselines.py
 
@@ -14,6 +14,7 @@ import torch
 from orwcfm_cli.assemble import assemble
 from orwcfm_cli.options import merge
 from orwcfm_core.config import AdvantageConfig
+from orwcfm_core.orw_cfm import OrwCfm
 from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
 from orwcfm_core.weighting import nearest_mean
@@ -29,6 +30,7 @@ def collected(task: str) -> tuple[Tensor, Tensor]:
     """Samples of the pre-trained model, `(N, *)`, and their advantages in standard deviations, `(N,)`."""
     options = {**TASKS[task].options, "train.device": "cpu", "train.samples": SAMPLES, "weighting.tau": 1}
     trainer, state = assemble(resolve(merge(None, [], options), Registry()))
+    assert isinstance(trainer, OrwCfm)
     rollout = trainer.collect(state)
     advantages = state.components.weighting.weights(rollout.scored.signal, rollout.valid, rollout.groups)
     return rollout.x_1, advantages

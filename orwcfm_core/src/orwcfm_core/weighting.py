@@ -139,11 +139,10 @@ class Advantage(Weighting):
 
     A point on the path to a sample weighs `tau b(t) (A - V(x_t) - margin)`. The baseline V is the mean advantage of
     those `neighbours` other samples y of the prompt that the point most likely leads to, that is, with the smallest
-    |x_t - t y|: where most of what can become of x_t is bad, one more bad sample says nothing. It is centred per prompt,
-    as A is: some samples are neighbours of nearly all points, and what they score must not raise or lower all weights.
-    b is the density of Beta(1 + fade, 2), `(1 + fade) (2 + fade) t^fade (1 - t)`, or 1 if `fade` is 0: near noise,
-    where a point hardly tells kinds of samples apart, and near data, where nothing is left to change, samples weigh
-    less.
+    |x_t - t y|: where most of what can become of x_t is bad, one more bad sample says nothing. It is centred per
+    prompt, as A is: some samples are neighbours of nearly all points, and must not raise or lower all weights. b is the
+    density of Beta(1 + fade, 2), `(1 + fade) (2 + fade) t^fade (1 - t)`, or 1 if `fade` is 0: near noise, where a point
+    hardly tells kinds of samples apart, and near data, where nothing is left to change, samples weigh less.
 
     On exact samples of the policy neither a constant added to the weights nor a function of x_t changes the expected
     gradient. On those that a sampler draws in a few steps a positive constant pulls towards their errors, and a
