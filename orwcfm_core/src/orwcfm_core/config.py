@@ -105,7 +105,11 @@ class AdvantageConfig(TauConfig):
     tau: float = Field(0.8, ge=0, le=1e6, description="Strength of the reward against the regularizer.")
     clip: float = Field(3.0, gt=0, le=100, description="Largest absolute advantage, in standard deviations.")
     margin: float = Field(
-        0.0, ge=0, le=100, description="What is subtracted from it: weights above 0 begin at a better sample."
+        0.0,
+        ge=0,
+        le=100,
+        description="How much better than what it is relative to a sample must be for a weight above 0, in standard "
+        "deviations.",
     )
     neighbours: int = Field(
         8,

@@ -139,8 +139,8 @@ class Advantage(Weighting):
 
     A point on the path to a sample weighs `tau b(t) (A - V(x_t) - margin)`. The baseline V is the mean advantage of
     those `neighbours` other samples y of the prompt that the point most likely leads to, that is, with the smallest
-    |x_t - t y|: where most of what can become of x_t is bad, one more bad sample says nothing. It is centred per
-    prompt, as A is: some samples are neighbours of nearly all points, and must not raise or lower all weights. b is the
+    |x_t - t y|: where most of what can become of x_t is bad, one more bad sample says nothing. A - V is centred per
+    prompt: some samples are neighbours of nearly all points, and must not raise or lower all weights. b is the
     density of Beta(1 + fade, 2), `(1 + fade) (2 + fade) t^fade (1 - t)`, or 1 if `fade` is 0: near noise, where a point
     hardly tells kinds of samples apart, and near data, where nothing is left to change, samples weigh less.
 
@@ -192,10 +192,11 @@ class Advantage(Weighting):
     def local(self, w: Tensor, t: Tensor, x_t: Tensor, x_1: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
         local = super().local(w, t, x_t, x_1, valid, groups)
         if self.neighbours and self.scale:
-            # Baselines are means of A, and w is tau (A - margin).
-            lowered = torch.where(valid, w + self.tau * self.margin, 0.0)
-            baselines = nearest_mean(self.neighbours, lowered, t, x_t, x_1, valid, groups)
-            local = (local - _centred(baselines, valid, groups)) * valid.repeat_interleave(len(t) // len(w))
+            # w is tau (A - margin), and baselines are means of tau A.
+            margin = self.tau * self.margin
+            baselines = nearest_mean(self.neighbours, torch.where(valid, w + margin, 0.0), t, x_t, x_1, valid, groups)
+            local = _centred(local + margin - baselines, valid, groups) - margin
+            local = local * valid.repeat_interleave(len(t) // len(w))
         return local * ((1 + self.fade) * (2 + self.fade)) * t**self.fade * (1 - t) if self.fade else local
 
     def state(self) -> dict[str, float]:
