@@ -110,6 +110,30 @@ def test_by_default_it_scores_what_the_run_did(orwcfm, runs):
     assert not found["real"]
 
 
+def test_a_judge_with_the_name_of_a_reward_is_not_lost(orwcfm, tmp_path):
+    orwcfm("run", *GMM, "--rounds", 1, "--set", "heldout.name=component", "--set", "heldout.values=[0,1]", "--out", "r")
+    found = evaluated(orwcfm, "r", "--samples", 512)
+    final = json.loads((tmp_path / "r" / "final.json").read_text())
+    assert found["policy"]["reward_component"]["value"] == pytest.approx(final["reward_mean"], abs=0.08)
+    assert found["policy"]["reward_heldout_component"]["value"] == pytest.approx(final["heldout_component"], abs=0.08)
+    assert set(evaluated(orwcfm, "r", "--samples", 8, "--reward", "component")["invalid"]) == {"component"}
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ("images.flatten(1)[:, None]", "reward 'bad': its features have shape (16, 1, 784), expected (16, D)"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_reward_that_goes_wrong_is_named(orwcfm, plugin, runs, features, said):
+    score = "return Scores(images.flatten(1).mean(1))"
+    env = plugin("bad", f"{score}\n    def features(self, images):\n        return {features}")
+    args = ("--samples", 16, "--reward", "bad", "--feature-space", "bad")
+    error = orwcfm("eval", runs / "pictures", *args, code=1, **env).stderr
+    assert said in error
+
+
 def test_what_is_no_number_is_no_sample(runs, monkeypatch):
     sampled = Trained.draw
     request = Request(runs / "gmm", (), (), 64, None, True, None, True, 0, "newest")

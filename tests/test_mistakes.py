@@ -27,6 +27,11 @@ GMM = ("run", "--backbone", "gmm", "--reward", "component")
         (("run", "--alpha", "a lot"), "reg.alpha: input should be a valid number"),
         (("run", "--alpha", "nan"), "reg.alpha"),
         (("run", "--alpha", "0.1", "--reg", "none"), "reg.alpha: unknown option of 'none'"),
+        (
+            ("run", "--set", "reg.anchor=ema", "--set", "reg.ema_alpha=5"),
+            "reg.ema_alpha: counts only with reg.anchor=both",
+        ),
+        (("run", "--reg", "kl", "--set", "reg.ema_alpha=5"), "and the anchor is 'reference'"),
         (("run", "--tau", "1", "--weighting", "top-k"), "weighting.tau: unknown option of 'top-k'"),
         (("run", "--set", "train.samples=10", "--set", "train.group=4"), "train.group: 10 samples"),
         (("run", "--prompt", "a bag", "--prompt", "a coat"), "is unconditional here"),
@@ -70,7 +75,8 @@ def test_all_mistakes_come_at_once(orwcfm):
 def test_a_run_folder_is_never_overwritten(orwcfm, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")
-    assert "exists already" in orwcfm(*GMM, "--out", "run", code=2).stderr
+    for dry in ((), ("--dry-run",)):
+        assert "run exists already; choose another --out\n" in orwcfm(*GMM, "--out", "run", *dry, code=2).stderr
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
@@ -83,6 +89,7 @@ def test_mistakes_around_a_run_that_exists(orwcfm, tmp_path):
     orwcfm(*GMM, "--rounds", 1, "--out", "run")
     run = tmp_path / "run"
     assert "expected a PNG file, got a folder" in orwcfm("sample", run, "--out", run / "samples", code=2).stderr
+    assert "or go on with: orwcfm resume" in orwcfm(*GMM, "--out", run, code=2).stderr
     assert "is unconditional here" in orwcfm("sample", run, "--prompt", "a bag", code=2).stderr
     settings = (run / "run.toml").read_text()
     (run / "run.toml").write_text(settings.replace("rounds = 1", "rounds = 'many'"))

@@ -168,6 +168,11 @@ def test_a_reward_in_an_environment_of_its_own_is_shown(orwcfm):
     assert f'name = "jpeg-compressibility@{where}"' in orwcfm(*shlex.split(example)[1:], "--print-config").stdout
     error = orwcfm("plugins", "show", "reward", "jpeg@/nowhere", code=2).stderr
     assert "no Python interpreter at /nowhere" in error
+    # Who scores labels needs no prompt, wherever it is, and nothing is to be judged by one.
+    labels = ("--reward", f"class-probability@{where}", "--set", "reward.labels=sneaker,boot", "--print-config")
+    config = orwcfm("run", *labels).stdout
+    assert 'prompt = [\n    "",\n]' in config
+    assert '[heldout]\nname = "none"' in config
     # Rewards alone may be elsewhere.
     assert "neither a distribution" in orwcfm("plugins", "show", "backbone", f"unet@{where}", code=2).stderr
 

@@ -68,6 +68,24 @@ def test_printed_configuration_is_complete_and_reads_back(orwcfm, tmp_path):
     assert over == first.replace("0.25\n\n[weighting]", "0.75\n\n[weighting]")
 
 
+def test_the_printed_configuration_is_json_where_that_is_asked_for(orwcfm):
+    tables = json.loads(orwcfm("run", "--alpha", "0.25", "--print-config", "--json").stdout)
+    assert (tables["reg"]["name"], tables["reg"]["alpha"]) == ("w2", 0.25)
+
+
+def test_what_a_run_told_and_where_it_ran_is_not_needed_to_go_on_or_to_look(orwcfm, tmp_path):
+    orwcfm("run", *GMM, "--rounds", 1, "--out", "run")
+    toml = tmp_path / "run" / "run.toml"
+    text = toml.read_text()
+    toml.write_text(text.replace('[callback]\nname = "none"', '[callback]\nname = "gone"'))
+    assert "unknown callback 'gone'" in orwcfm("resume", "run", "--rounds", 2, code=2).stderr
+    orwcfm("sample", "run", "--count", 4)
+    orwcfm("resume", "run", "--rounds", 2, "--callback", "none")
+    toml.write_text(toml.read_text().replace('device = "auto"', 'device = "cuda:99"'))
+    assert "'cuda:99' cannot be used here" in orwcfm("resume", "run", "--rounds", 3, code=2).stderr
+    assert "using " in orwcfm("sample", "run", "--count", 4).stderr
+
+
 def test_dry_run_says_what_a_run_takes_and_writes_nothing(orwcfm, tmp_path):
     plan = json.loads(orwcfm("run", *GMM, "--dry-run", "--json").stdout)
     assert plan["model_evaluations"] > 0

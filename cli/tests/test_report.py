@@ -208,7 +208,7 @@ def test_collapse_is_named_with_what_to_change(tmp_path: Path, options: dict[str
 
 
 @pytest.mark.parametrize(
-    ("weighting", "level"), [("exp", "collapse"), ("advantage", "good"), ("group-advantage", "good")]
+    ("weighting", "level"), [("exp", "collapse"), ("advantage", "good"), ("group-advantage", "good"), ("top-k", "good")]
 )
 def test_collapsed_weights_count_where_weights_are_positive(tmp_path: Path, weighting: str, level: str) -> None:
     run = make_run(tmp_path / "run", weighting=weighting)
@@ -236,6 +236,14 @@ def test_advice_against_a_collapse_is_not_taken_back(tmp_path: Path) -> None:
     advice = judge(read_run(make_run(tmp_path / "run", diversity=0.05, heldout=0.27, reward=0.21))).advice
     assert any(text.startswith("Raise reg.alpha") for text in advice)
     assert not any(text.startswith(("Lower reg.alpha", "Train for more")) for text in advice)
+
+
+def test_only_options_that_there_are_are_advised(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", heldout=0.27, reward=0.21)
+    assert "Lower reg.alpha." in judge(read_run(run)).advice
+    toml = run / "run.toml"
+    toml.write_text(re.sub(r'name = "w2"\nalpha = .*', 'name = "none"', toml.read_text()))
+    assert judge(read_run(run)).advice == ["Train for more rounds (--rounds)."]
 
 
 def test_a_small_gain_far_from_zero_is_one_where_samples_say_so(tmp_path: Path) -> None:

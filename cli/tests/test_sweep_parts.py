@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from orwcfm_cli.outcomes import Outcome, front, outcomes_of
+from orwcfm_cli.outcomes import Outcome, front, outcomes_of, winners
 from orwcfm_cli.overview import common_reference, differences
 from orwcfm_cli.report_data import RunRecord
 from orwcfm_cli.sweep_folder import SweepFolder
@@ -116,6 +116,39 @@ def test_scores_for_other_prompts_are_no_gain() -> None:
     )
     assert not any(o.gain for o in outcomes_of([a, b]))
     assert [o.key for o in outcomes_of([a, a]) if o.gain] == ["heldout_j"]
+
+
+def test_diversities_in_other_features_are_not_compared() -> None:
+    def measured(space: str, **options: object) -> RunRecord:
+        config = {"heldout": {"name": "j", **options}, "notes": {"feature_space": space}}
+        final = {"diversity": 1.0, "satisfying_diversity": 1.0, "satisfying_share": 0.5}
+        return RunRecord("r", config, "", [{"round": 1}], {"satisfying_judge": "j"}, final)
+
+    def costs(*runs: RunRecord) -> list[str]:
+        return [outcome.key for outcome in outcomes_of(runs) if outcome.cost]
+
+    judged = measured("features of j", size=1, on_error="fail")
+    assert costs(judged, measured("features of j", size=1, on_error="drop")) == ["diversity", "satisfying_diversity"]
+    assert costs(judged, measured("features of j", size=2)) == []
+    assert costs(judged, measured("pixels", size=1)) == []
+    assert costs(measured("pixels", size=1), measured("pixels", size=2)) == ["diversity"]
+
+
+def test_the_highest_are_all_that_are_shown_as_such() -> None:
+    assert winners([(0.2046, "a"), (0.2063, "b"), (0.2065, "c"), (0.2073, "d")]) == ("0.207", ["d"])
+    assert winners([(0.2068, "a"), (0.2073, "b"), (0.1, "c")]) == ("0.207", ["a", "b"])
+
+
+def test_what_the_line_sets_holds_for_all_that_a_grid_names() -> None:
+    grid = Grid.parse(["reg=w2,kl"])
+    line = {"reg": {"alpha": "0.7"}}
+    grid.check_line(line, line)
+    with pytest.raises(UserError, match=r"alpha: is set for 'w2', and --grid replaces that by 'kl'; put reg\.alpha"):
+        grid.check_line({"reg": {"name": "w2", "alpha": "0.7"}}, line)
+    Grid.parse(["reg=w2,kl", "alpha=0.1"]).check_line({"reg": {"name": "w2", "alpha": "0.7"}}, line)
+    # What all trainers and samplers have stays.
+    base = {"train": {"name": "orw-cfm", "rounds": "3"}, "sampler": {"name": "euler", "steps": "4"}}
+    Grid.parse(["train.name=orw-cfm,awm", "sampler=euler,adams"]).check_line(base, base)
 
 
 def test_where_a_reward_runs_and_what_it_does_when_it_fails_is_no_difference() -> None:

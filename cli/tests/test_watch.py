@@ -11,10 +11,10 @@ from orwcfm_cli.watch import SMOOTHED, Watch, known, quality
 FINE = {"diversity": 1.0, "ess": 0.8, "velocity_divergence": 0.1, "reward_mean": 0.5}
 
 
-def watched(reference: dict[str, Any], rows: list[dict[str, Any]]) -> dict[int, list[str]]:
+def watched(reference: dict[str, Any], rows: list[dict[str, Any]], weighting: str = "exp") -> dict[int, list[str]]:
     """The warnings by round."""
     seen: list[dict[str, Any]] = []
-    watch = Watch(reference, seen)
+    watch = Watch(reference, seen, weighting)
     found = {}
     for number, row in enumerate(rows, 1):
         seen.append({"round": number, **FINE, **row})
@@ -52,6 +52,8 @@ def test_few_samples_with_all_the_weight_are_said():
     found = watched({"diversity": 1.0}, [{"ess": 0.5}] * 3 + [{"ess": 0.008}] * 9)
     assert list(found) == [8]
     assert "0.8 % of the samples carry all the weight; lower weighting.tau (--tau)" in found[8][0]
+    # A share that was chosen.
+    assert watched({"diversity": 1.0}, [{"ess": 0.01}] * 9, "top-k") == {}
 
 
 def test_weights_that_are_all_zero_are_not_carried_by_a_few():

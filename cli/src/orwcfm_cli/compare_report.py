@@ -13,11 +13,11 @@ from orwcfm_core.errors import UserError
 
 from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import TONES, Guide, Series, Trail, line_chart, number, spans_decades
-from orwcfm_cli.outcomes import COSTS, Outcome, front, outcomes_of
+from orwcfm_cli.outcomes import COSTS, Outcome, front, outcomes_of, winners
 from orwcfm_cli.overview import Point, common_reference, cost_plane, differences, headline_without_gain, link, thumbnail
 from orwcfm_cli.page import ARROW, DASH, DOT, figure, page, table, written
 from orwcfm_cli.report_data import RunRecord, read_run, running_mean
-from orwcfm_cli.report_verdict import judge, plain
+from orwcfm_cli.report_verdict import judge
 from orwcfm_cli.sweep_folder import SweepFolder, is_sweep
 
 __all__ = ["Comparison", "Entry", "find_runs", "write_comparison"]
@@ -88,7 +88,7 @@ class Comparison:
         self.records = [entry.record for entry in entries]
         self.outcomes = outcomes_of(self.records)
         self.gains = [outcome for outcome in self.outcomes if outcome.gain]
-        self.costs = [outcome for outcome in self.outcomes if outcome.key in COSTS]
+        self.costs = [outcome for outcome in self.outcomes if outcome.cost]
         self.differences = differences(self.records)
         self.reference = common_reference(self.records, self.outcomes)
 
@@ -155,9 +155,13 @@ def write_comparison(comparison: Comparison, target: Path) -> None:
 
 def _headline(comparison: Comparison) -> str:
     for outcome in comparison.gains:
-        known = [(end, e) for e in comparison.entries if (end := e.record.end(outcome.key)) is not None]
-        best, entry = max(known, key=lambda pair: pair[0])
-        return f"{outcome.name.capitalize()} is highest in {entry.label}: {plain(best)}."
+        known = [(end, e.label) for e in comparison.entries if (end := e.record.end(outcome.key)) is not None]
+        if len(known) < 2:
+            continue
+        shown, best = winners(known)
+        if len(best) == len(known):
+            return f"{outcome.name.capitalize()} is the same in all of them, to three digits: {shown}."
+        return f"{outcome.name.capitalize()} is highest in {' and '.join(best)}: {shown}."
     return headline_without_gain(comparison.records, comparison.outcomes)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from orwcfm_core.config import SECTIONS, JudgeConfig, RunConfig
+from orwcfm_core.config import SECTIONS, JudgeChoice, JudgeConfig, RunConfig
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.evaluation import SATISFIED
 from orwcfm_core.measures import (
@@ -22,14 +23,15 @@ from orwcfm_core.measures import (
     share_estimate,
     vendi_estimate,
 )
-from orwcfm_core.memory import fitting
+from orwcfm_core.memory import explained, fitting
 from orwcfm_core.metrics import pixel_features
-from orwcfm_core.registry import Registry, blame
+from orwcfm_core.registry import Registry, blame, unforeseen
 from orwcfm_core.resolve import resolve
 from orwcfm_core.reward import Judge
 from torch import Tensor
 
 from orwcfm_cli.assemble import build_judge
+from orwcfm_cli.culprit import culprit
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.options import Tables, merge, read_toml
@@ -131,6 +133,10 @@ class Evaluator:
             found = self.space.reward.features(images)
         if found is None:
             raise UserError(f"--feature-space {self.space.name}: it has no features; use another, or pixels")
+        if found.dim() != 2 or len(found) != len(images):
+            raise RunError(
+                f"reward '{self.space.name}': its features have shape {tuple(found.shape)}, expected ({len(images)}, D)"
+            )
         return found.cpu().double()
 
     def _divergence(self, noise: Tensor, prompts: list[str]) -> Tensor:
@@ -147,6 +153,7 @@ class Evaluator:
             return fitting(attempt, self.model.config.train.micro_batch)[0]
 
 
+@explained()
 def evaluate_run(request: Request) -> dict[str, Any]:
     """Measure.
 
@@ -161,6 +168,13 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     config = folder.read_config()
     choices = _choose(folder, config, request)
     images = find_images(request.real) if request.real else []
+    with unforeseen(lambda e: culprit(e, choices)):
+        return _evaluated(folder, config, choices, images, request)
+
+
+def _evaluated(
+    folder: RunFolder, config: RunConfig, choices: RunConfig, images: list[Path], request: Request
+) -> dict[str, Any]:
     model = Trained.load(folder, config, request.checkpoint)
     asked, judges = _judges(config, choices, request)
     evaluator = Evaluator(model, asked, _space(judges, config, request), choices.prompts)
@@ -171,8 +185,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
                 evaluator.look(into, start, noise, reference=name == "reference")
             display.step(start + len(noise), "sampling", f"{start + len(noise)}/{request.samples} samples")
         real = _real_features(evaluator, images)
-        display.step(request.samples, "measuring", "measuring, with resampling for the intervals")
-        found = _estimates(evaluator, measured, real, request)
+        found = _estimates(evaluator, measured, real, request, display)
     return {
         **_facts(request, evaluator),
         "features": measured["policy"].features[0].shape[1],
@@ -224,7 +237,16 @@ def _judges(config: RunConfig, choices: RunConfig, request: Request) -> tuple[li
     """What scores, and all that was built, by name."""
     judges = {choice.name: build_judge(choice) for choice in choices.rewards}
     asked = {name.partition("@")[0] for name in request.reward} or {c.name for c in (*config.rewards, *config.heldout)}
+    for choice in _namesakes(config):
+        name = f"heldout_{choice.name}"
+        judges[name] = replace(build_judge(choice), name=name)
+        asked |= set() if request.reward else {name}
     return [judge for name, judge in judges.items() if name in asked], judges
+
+
+def _namesakes(config: RunConfig) -> list[JudgeChoice]:
+    """Judges that have the name of a reward, such as a larger CLIP than is trained on."""
+    return [judge for judge in config.heldout if judge.name in {reward.name for reward in config.rewards}]
 
 
 def _space(judges: Mapping[str, Judge], config: RunConfig, request: Request) -> Judge | str:
@@ -235,7 +257,8 @@ def _space(judges: Mapping[str, Judge], config: RunConfig, request: Request) -> 
             raise UserError("--feature-space samples: real images are no samples of the model; use pixels or a reward")
         return name
     if name is None:
-        own = (judges[choice.name] for choice in (*config.heldout, *config.rewards))
+        heldout = (judges.get(f"heldout_{choice.name}", judges[choice.name]) for choice in config.heldout)
+        own = (*heldout, *(judges[choice.name] for choice in config.rewards))
         return next((judge for judge in own if judge.has_features), "pixels")
     judge = judges[name.partition("@")[0]]
     if not judge.has_features:
@@ -254,7 +277,7 @@ def _real_features(evaluator: Evaluator, paths: list[Path]) -> Tensor | None:
 
 
 def _estimates(
-    evaluator: Evaluator, measured: Mapping[str, Measured], real: Tensor | None, request: Request
+    evaluator: Evaluator, measured: Mapping[str, Measured], real: Tensor | None, request: Request, display: Display
 ) -> dict[str, dict[str, Estimate]]:
     """All measures by model."""
     found = {name: _scores(evaluator, m) for name, m in measured.items()} | {"real": {}}
@@ -262,32 +285,47 @@ def _estimates(
     features = {name: torch.cat(m.features)[finite[name]] for name, m in measured.items()}
     features |= {} if real is None else {"real": real}
     generator = torch.Generator().manual_seed(request.seed)
+
+    def frechet(name: str, a: Tensor, b: Tensor, paired: bool = False) -> Estimate:
+        def tell(done: int) -> None:
+            now = f"Fréchet distance {name}, {done}/{RESAMPLES} resamples"
+            display.step(request.samples, now, now if done % 25 == 0 else "")
+
+        return _frechet(a, b, generator, paired, tell)
+
     for name, x in features.items():
         found[name] |= {
             "diversity": _if_known(distance_estimate, x, request.normalised, least=2),
             "vendi": _if_known(vendi_estimate, x, least=2),
         }
         if real is not None and name != "real":
-            found[name]["frechet_real"] = _frechet(x, real, generator)
+            found[name]["frechet_real"] = frechet(f"of the {name} to the real images", x, real)
     policy = found["policy"]
     if request.reference:
         both = finite["policy"] & finite["reference"]
         a, b = (torch.cat(measured[name].features)[both] for name in ("policy", "reference"))
-        policy["frechet_reference"] = _frechet(a, b, generator, paired=True)
+        policy["frechet_reference"] = frechet("to the reference", a, b, paired=True)
     divergence = torch.cat(measured["policy"].divergence)
     policy["velocity_divergence"] = _if_known(mean_estimate, divergence[finite["policy"] & divergence.isfinite()])
     difference = _difference(evaluator, measured) if request.reference else {}
     return {"policy": policy, "reference": found.get("reference", {}), "difference": difference, "real": found["real"]}
 
 
-def _frechet(a: Tensor, b: Tensor, generator: torch.Generator, paired: bool = False) -> Estimate:
+def _frechet(a: Tensor, b: Tensor, generator: torch.Generator, paired: bool, tell: Callable[[int], None]) -> Estimate:
+    """A distance; `tell` is told how many resamples are done."""
     if len(a) < 2 or len(b) < 2:
         return UNKNOWN
     if len(a) + len(b) < a.shape[1]:
         # In coordinates of what the rows span, distances are the same and matrices smaller.
         span = torch.linalg.qr(torch.cat([a, b]).T).Q
         a, b = a @ span, b @ span
-    found = bootstrap(frechet_distance, [a, b], RESAMPLES, generator, paired)
+    done = count()
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        tell(next(done))
+        return frechet_distance(a, b)
+
+    found = bootstrap(distance, [a, b], RESAMPLES, generator, paired)
     return Estimate(max(0.0, found.value), max(0.0, found.low), found.high)
 
 

@@ -67,9 +67,8 @@ class RunFolder:
         except OSError as e:
             raise UserError(f"run folder {out}: {e.strerror}") from e
         if taken:
-            raise UserError(
-                f"run folder {out} exists already; choose another --out, or go on with: orwcfm resume {out}"
-            )
+            more = f", or go on with: orwcfm resume {out}" if (out / "run.toml").is_file() else ""
+            raise UserError(f"run folder {out} exists already; choose another --out{more}")
         return cls(out)
 
     def make(self) -> RunFolder:
@@ -125,16 +124,18 @@ class RunFolder:
         """The configuration that `write_config` wrote.
 
         Args:
-            changes: Options by section that are other than they were.
+            changes: Options by section that are other than they were. None leaves callbacks out: who only reads a run
+                tells them nothing, and may not have them.
 
         Raises:
             UserError: It was changed to something that is not valid, or in what a run cannot change under way.
         """
         tables = read_toml(self.path / "run.toml")
         written = {section: table for section, table in tables.items() if section in SECTIONS}
-        config = resolve(written, Registry())
+        if changes is None:
+            del written["callback"]
         if not changes:
-            return config
+            return resolve(written, Registry())
         fixed = [
             f"{s}.{o}"
             for s, table in changes.items()

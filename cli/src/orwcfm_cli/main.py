@@ -15,7 +15,7 @@ from orwcfm_cli.compare import compare
 from orwcfm_cli.doctor import doctor
 from orwcfm_cli.evaluate import evaluate
 from orwcfm_cli.new import new
-from orwcfm_cli.output import as_json, print_result, reserve_stdout
+from orwcfm_cli.output import as_json, print_json, print_result, reserve_stdout
 from orwcfm_cli.plugins import plugins
 from orwcfm_cli.run_options import asked_for, one_or_list, run_argument, run_options
 from orwcfm_cli.sweep import sweep
@@ -50,11 +50,14 @@ def run(out: Path | None, print_config: bool, dry_run: bool, as_json: bool, **gi
 
     resolved = resolve(asked_for(given), Registry())
     if print_config:
-        click.echo(to_toml(resolved.tables()), nl=False)
+        if as_json:
+            print_json(resolved.tables())
+        else:
+            click.echo(to_toml(resolved.tables()), nl=False)
         return
     from orwcfm_cli import runner
 
-    print_result(runner.plan(resolved) if dry_run else runner.start(resolved, out), as_json)
+    print_result(runner.plan(resolved, out) if dry_run else runner.start(resolved, out), as_json)
 
 
 @cli.command()

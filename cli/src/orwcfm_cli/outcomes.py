@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orwcfm_core.config import CombineConfig, TermConfig
+
+from orwcfm_cli.charts import number
 from orwcfm_cli.report_data import RunRecord
 from orwcfm_cli.report_verdict import measure_name
 
-__all__ = ["COSTS", "Outcome", "front", "outcomes_of"]
+__all__ = ["COSTS", "Outcome", "front", "outcomes_of", "winners"]
 
 COSTS = {"velocity_divergence": False, "diversity": True, "satisfying_diversity": True}
 """What a gain may cost, and whether more of it is better."""
 IDLE = ("on_error", "timeout", "window", "python")
 """Options of rewards that change no score."""
+SHARED = ("name", "prompt", "python", *CombineConfig.model_fields, *TermConfig.model_fields)
+"""Options of a section of rewards that are no reward's own."""
+INCOMPARABLE = "The runs differ in {}: these values cannot be compared."
+SCORED = "what scores, its options or prompts"
+SPACES = "the features that distances are measured in"
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,11 @@ class Outcome:
         """Whether it is what is wanted, and not what that costs."""
         return self.comparable and self.key not in COSTS and self.key != "satisfying_share"
 
+    @property
+    def cost(self) -> bool:
+        """Whether it says what a gain costs."""
+        return self.comparable and self.key in COSTS
+
 
 def outcomes_of(runs: Sequence[RunRecord]) -> list[Outcome]:
     """The measures that at least one run has, the one that counts first."""
@@ -46,14 +59,21 @@ def outcomes_of(runs: Sequence[RunRecord]) -> list[Outcome]:
         if key.startswith("heldout_"):
             judged = [(_scoring(run, "heldout"), run.prompts) for run in runs if run.end(key) is not None]
             meaning = f"Mean score of {key.removeprefix('heldout_')}, which is not trained on."
-            found.append(_score(key, measure_name(key), meaning, judged))
+            found.append(_outcome(key, measure_name(key), meaning, judged, SCORED))
     rewards = dict.fromkeys(" and ".join(run.names("reward")) for run in runs)
     meaning = f"Mean score of {', '.join(rewards) or 'the reward'}."
+    scored_by = [_scoring(run, "reward") for run in runs]
+    satisfied = [_satisfying(run) for run in runs if run.end("satisfying_share") is not None]
+    spaces = [_space(run) for run in runs if run.end("diversity") is not None]
+    both = [(_satisfying(run), _space(run)) for run in runs if run.end("satisfying_diversity") is not None]
+    share = "Share of samples that the judge gives at least one half."
+    distance = "Mean distance between pairs of samples, in features of length 1."
+    same = "The same, of the samples that satisfy the judge."
     found += [
-        _score("reward_mean", "reward", meaning, [_scoring(run, "reward") for run in runs]),
-        Outcome("satisfying_share", "satisfying share", "Share of samples that the judge gives at least one half."),
-        Outcome("diversity", "diversity", "Mean distance between pairs of samples, in features of length 1."),
-        Outcome("satisfying_diversity", "satisfying diversity", "The same, of the samples that satisfy the judge."),
+        _outcome("reward_mean", "reward", meaning, scored_by, SCORED),
+        _outcome("satisfying_share", "satisfying share", share, satisfied, SCORED),
+        _outcome("diversity", "diversity", distance, spaces, SPACES),
+        _outcome("satisfying_diversity", "satisfying diversity", same, both, f"the judge or {SPACES}"),
         Outcome(
             "velocity_divergence",
             "velocity divergence",
@@ -74,12 +94,39 @@ def _scoring(run: RunRecord, section: str) -> object:
     return kept(table if isinstance(table, Mapping) else {}) | {"name": run.names(section)}
 
 
-def _score(key: str, name: str, meaning: str, scored_by: Sequence[object]) -> Outcome:
-    """A mean score, and whether all runs were scored by the same."""
-    if all(by == scored_by[0] for by in scored_by):
+def _satisfying(run: RunRecord) -> object:
+    """What decides whether a sample satisfies, and by which prompts."""
+    judge = run.reference.get("satisfying_judge")
+    return judge, _scoring(run, "heldout" if judge in run.names("heldout") else "reward"), run.prompts
+
+
+def _space(run: RunRecord) -> object:
+    """Where diversity was measured: the reward whose features count, with its own options."""
+    space = run.option("notes", "feature_space")
+    for section in ("heldout", "reward"):
+        for name in run.names(section):
+            if space == f"features of {name}":
+                own = run.option(section, name) if len(run.names(section)) > 1 else run.options[section]
+                options = own.items() if isinstance(own, Mapping) else ()
+                return space, {option: value for option, value in options if option not in SHARED}
+    return space
+
+
+def _outcome(key: str, name: str, meaning: str, measured_by: Sequence[object], what: str) -> Outcome:
+    """A measure, and whether it was measured in the same way in all runs that have it."""
+    if all(by == measured_by[0] for by in measured_by):
         return Outcome(key, name, meaning)
-    more = "The runs differ in what scores, its options or prompts: these values cannot be compared."
-    return Outcome(key, name, f"{meaning} {more}", comparable=False)
+    return Outcome(key, name, f"{meaning} {INCOMPARABLE.format(what)}", comparable=False)
+
+
+def winners(ends: Sequence[tuple[float, str]]) -> tuple[str, list[str]]:
+    """The highest value as it is shown, of three digits, and the labels of all that are shown as this.
+
+    Args:
+        ends: Values with labels, at least one.
+    """
+    shown = number(max(ends)[0])
+    return shown, [label for value, label in ends if number(value) == shown]
 
 
 def front(points: Sequence[tuple[float, float]], more_x: bool) -> list[int]:

@@ -165,7 +165,9 @@ def _loosen(run: RunRecord) -> list[str]:
 def _judge_weights(run: RunRecord, verdict: Verdict) -> None:
     # 0 is of a round in which nothing weighs anything, for all scores are alike or none is valid.
     late = [v for v in run.series("ess") if v][-5:]
-    if not late or median(late) >= COLLAPSED_ESS or run.option("weighting", "name") in SIGNED_WEIGHTINGS:
+    # That of top-k is its fraction, which was chosen.
+    known = (*SIGNED_WEIGHTINGS, "top-k")
+    if not late or median(late) >= COLLAPSED_ESS or run.option("weighting", "name") in known:
         return
     reason = (
         f"The effective sample size fell to {percent(median(late))} of the batch: a few samples carry all the weight."
@@ -182,7 +184,8 @@ def _judge_gain(run: RunRecord, verdict: Verdict) -> None:
     start, end, verb = _change(run, key)
     trained = "" if run.end("reward_mean") is None else _change(run, "reward_mean")[2]
     # Where diversity or weights are gone, the advice there is the opposite, and comes first.
-    more = ["Lower reg.alpha (--alpha).", "Train for more rounds (--rounds)."] if verdict.level == "good" else []
+    lower = [f"Lower {' or '.join(run.alphas)}."] if run.alphas else []
+    more = [*lower, "Train for more rounds (--rounds)."] if verdict.level == "good" else []
     if key != "reward_mean" and trained == "rose" and verb != "rose":
         reason = f"The reward rose, but {measure_name(key)} did not: the policy may exploit the reward's weak spots."
         verdict.worsen(

@@ -121,15 +121,17 @@ def _begin(state: State, folder: RunFolder, config: RunConfig, reference: dict[s
 
 
 @explained()
-def plan(config: RunConfig) -> dict[str, Any]:
+def plan(config: RunConfig, out: Path | None) -> dict[str, Any]:
     """Build everything, do two rounds and an evaluation that are thrown away, and say what a run would take.
 
     Args:
         config: The run's configuration.
+        out: The run's folder, in which nothing is written; None chooses one.
 
     Returns:
         The plan: seconds, GiB and counts.
     """
+    RunFolder.choose(out, config)
     with unforeseen(lambda e: culprit(e, config)):
         return _planned(config)
 

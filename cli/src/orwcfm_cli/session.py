@@ -65,7 +65,7 @@ class Session:
         self.run = Run(folder.path, config.tables(), state.round)
         self.reference = folder.read_json("reference.json")
         self.rounds = folder.read_metrics()
-        self.watch = Watch(self.reference, self.rounds)
+        self.watch = Watch(self.reference, self.rounds, config.weighting.name)
         self.ended = False
 
     def go_on(self) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def sweep(
                 "which the same line goes on"
             )
         whole = Grid({**axes, **Grid.parse(grid).axes})
+        whole.check_line(base, asked_for({**given, "config": None, "preset": None}))
         check_preset(given["preset"], whole.axes.get("train.name", ()))
         result = start(out, base, whole, processes)
     failed = result["failed"]

@@ -126,6 +126,30 @@ class Grid:
             for values in itertools.product(*self.axes.values())
         ]
 
+    def check_line(self, base: Tables, line: Tables) -> None:
+        """See that what the command line sets holds for all components that the grid names.
+
+        Args:
+            base: The base configuration: the line over a file.
+            line: The line alone.
+
+        Raises:
+            UserError: The base names a component, and the line's options would go with it.
+        """
+        errors = []
+        for section, options in line.items():
+            for name in self.axes.get(f"{section}.name", ()):
+                over = Combination("", {f"{section}.name": name}).over({section: base[section]})
+                held = {option.rpartition(".")[2] for option in flat(over)}
+                errors += [
+                    f"{section}.{option}: is set for '{text_of(base[section]['name'])}', and --grid replaces that by "
+                    f"'{text_of(name)}'; put {section}.{option} into --grid, or name no {section} beside it"
+                    for option in options
+                    if option not in held and f"{section}.{option}" not in self.axes
+                ]
+        if errors:
+            raise UserError("\n".join(dict.fromkeys(errors)))
+
     def grown(self, other: Grid) -> Grid:
         """This grid with another's values added.
 

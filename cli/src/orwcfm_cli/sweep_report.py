@@ -13,7 +13,7 @@ from typing import Any
 from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import MINUS, TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.options import flat
-from orwcfm_cli.outcomes import COSTS, Outcome, outcomes_of
+from orwcfm_cli.outcomes import Outcome, outcomes_of, winners
 from orwcfm_cli.overview import Point, common_reference, cost_plane, headline_without_gain, link, thumbnail
 from orwcfm_cli.page import DASH, DOT, duration, fact_list, figure, page, table, written
 from orwcfm_cli.report_verdict import judge
@@ -102,6 +102,11 @@ class _Page:
         best, setting = max(known, key=lambda pair: pair[0].value)
         if len(known) == 1:
             return f"{outcome.name.capitalize()} is {_words(best)}."
+        shown, alike = winners([(mean.value, self._said(s)) for mean, s in known])
+        if len(alike) == len(known):
+            return f"{outcome.name.capitalize()} is the same in all settings, to three digits: {shown}."
+        if len(alike) > 1:
+            return f"{outcome.name.capitalize()} is highest, {shown}, at {' and at '.join(alike)}."
         return f"{outcome.name.capitalize()} is highest, {_words(best)}, at {self._said(setting)}."
 
     def _said(self, setting: Setting) -> str:
@@ -163,7 +168,7 @@ class _Page:
         return figure(outcome.name[0].upper() + outcome.name[1:], outcome.meaning, svg)
 
     def _planes(self) -> str:
-        costs = [outcome for outcome in self.outcomes if outcome.key in COSTS]
+        costs = [outcome for outcome in self.outcomes if outcome.cost]
         figures = "".join(self._plane(gain, cost) for gain in self.gains for cost in costs)
         if not figures:
             return ""

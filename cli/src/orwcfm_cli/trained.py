@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import click
 import torch
 from orwcfm_core.backbone import Backbone
 from orwcfm_core.checkpoint import best_checkpoint, load_sampling_policy, newest_checkpoint, round_of
@@ -40,7 +41,7 @@ class Trained:
 
     @classmethod
     def load(cls, folder: RunFolder, config: RunConfig, checkpoint: str = "newest") -> Self:
-        """Read it.
+        """Read it, to the run's device, or else to the best one that there is.
 
         Args:
             folder: The run's folder.
@@ -51,7 +52,11 @@ class Trained:
             UserError: There is no such checkpoint, or it is of another model.
         """
         torch.set_flush_denormal(True)
-        device = choose_device(config.train.device)
+        try:
+            device = choose_device(config.train.device)
+        except UserError as e:
+            device = choose_device("auto")
+            click.echo(f"note: {e}; using {device} instead", err=True)
         chosen = (
             newest_checkpoint(folder.checkpoints) if checkpoint == "newest" else best_checkpoint(folder.checkpoints)
         )

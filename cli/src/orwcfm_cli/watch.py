@@ -44,14 +44,16 @@ class Watch:
     Args:
         reference: What the reference measured.
         rounds: Lines of metrics.jsonl; the run goes on adding to this list.
+        weighting: What turns scores into weights.
     """
 
-    def __init__(self, reference: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, reference: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], weighting: str) -> None:
         # Whoever draws nothing but what satisfies keeps this much.
         satisfying = known(reference, "satisfying_diversity")
         self.kept = satisfying or known(reference, "diversity")
         self.whose = "the pre-trained model's own good samples have" if satisfying else "the pre-trained model has"
         self.rounds = rounds
+        self.weighting = weighting
         self.warned: set[str] = set()
 
     def look(self) -> list[str]:
@@ -79,8 +81,8 @@ class Watch:
 
     def _ess(self) -> str:
         late = self._late("ess")
-        # Where all weights are 0, all scores are alike, and none is carried away by a few.
-        if not late or late >= FEW:
+        # Where all weights are 0, all scores are alike, and none is carried away by a few. That of top-k was chosen.
+        if not late or late >= FEW or self.weighting == "top-k":
             return ""
         return f"{100 * late:.1f} % of the samples carry all the weight; lower weighting.tau (--tau)"
 

@@ -69,7 +69,12 @@ class RemotePlugin:
             UserError: The environment cannot be used, or the reward is unknown or broken there.
         """
         # Gradients do not cross between processes.
-        here = {"config": self._config(), "factory": "orwcfm_core.remote_reward:RemoteReward", "differentiable": False}
+        here = {
+            "config": self._config(),
+            "ignores_prompt": self._ignores_prompt,
+            "factory": "orwcfm_core.remote_reward:RemoteReward",
+            "differentiable": False,
+        }
         return _restored(RewardSpec, self._described["spec"] | here)
 
     def build(self, config: ComponentConfig, base: type) -> Any:
@@ -105,6 +110,10 @@ class RemotePlugin:
             for error in answer["errors"]
         ]
         raise ValidationError.from_exception_data(self.name, errors)
+
+    def _ignores_prompt(self, config: ComponentConfig) -> bool:
+        # An older core at the other end does not say.
+        return bool(self._ask("options", options=config.model_dump(mode="json")).get("ignores_prompt"))
 
     @cached_property
     def _described(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from orwcfm_core.errors import RunError, UserError
-from orwcfm_core.plugin import API, Spec
+from orwcfm_core.plugin import API, RewardSpec, Spec
 from orwcfm_core.registry import Plugin, Registry, blame
 
 if TYPE_CHECKING:
@@ -92,12 +92,14 @@ class _Worker:
         }
 
     def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options checked and completed, or pydantic's errors."""
+        """The options checked and completed, with what they say of the reward; or pydantic's errors."""
         try:
             config = self.plugin.spec.config.model_validate(options)
         except ValidationError as e:
             return {"errors": json.loads(e.json(include_url=False, include_context=False))}
-        return {"options": config.model_dump(mode="json")}
+        spec = self.plugin.spec
+        ignores_prompt = isinstance(spec, RewardSpec) and spec.ignores_prompt(config)
+        return {"options": config.model_dump(mode="json"), "ignores_prompt": ignores_prompt}
 
     def build(self, options: Mapping[str, Any], threads: int) -> dict[str, bool]:
         """Build the reward and say whether it has features; requests for scores can follow."""
