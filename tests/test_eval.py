@@ -5,9 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from commandline import SMALL
 from orwcfm_cli.evaluate_run import Request, evaluate_run
 from orwcfm_cli.trained import Trained
+from orwcfm_core.errors import RunError
 from PIL import Image
 from test_run import GMM
 
@@ -185,3 +187,12 @@ def test_mistakes(orwcfm, runs, tmp_path, args, said):
     done = orwcfm("eval", runs / "pictures", "--samples", 8, *args, code=2)
     assert said in done.stderr
     assert done.stdout == ""
+
+
+def test_want_of_memory_says_what_to_do(runs, monkeypatch):
+    def full(self, *args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Trained, "draw", full)
+    with pytest.raises(RunError, match=r"CUDA out of memory.*: lower train\.samples"):
+        evaluate_run(Request(runs / "gmm", (), (), 64, None, True, None, True, 0, "newest"))

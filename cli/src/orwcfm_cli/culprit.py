@@ -1,12 +1,30 @@
-"""Finds the plugin whose code raised."""
+"""What becomes of an exception that nobody foresaw: one line, with the plugin whose code raised it."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from orwcfm_core.config import RunConfig
+from orwcfm_core.memory import explained
+from orwcfm_core.registry import unforeseen
 
-__all__ = ["culprit"]
+__all__ = ["culprit", "guarded"]
+
+
+@contextmanager
+def guarded(config: RunConfig) -> Iterator[None]:
+    """Turn what nobody foresaw into one line: what to do where memory is wanting, else whose code it came from.
+
+    Args:
+        config: The run's configuration.
+
+    Raises:
+        RunError: There was something.
+    """
+    with unforeseen(lambda e: culprit(e, config)), explained():
+        yield
 
 
 def culprit(error: BaseException, config: RunConfig) -> str:

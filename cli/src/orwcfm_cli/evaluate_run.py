@@ -23,15 +23,15 @@ from orwcfm_core.measures import (
     share_estimate,
     vendi_estimate,
 )
-from orwcfm_core.memory import explained, fitting
+from orwcfm_core.memory import fitting
 from orwcfm_core.metrics import pixel_features
-from orwcfm_core.registry import Registry, blame, unforeseen
+from orwcfm_core.registry import Registry, blame
 from orwcfm_core.resolve import resolve
 from orwcfm_core.reward import Judge
 from torch import Tensor
 
 from orwcfm_cli.assemble import build_judge
-from orwcfm_cli.culprit import culprit
+from orwcfm_cli.culprit import guarded
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.options import Tables, merge, read_toml
@@ -153,7 +153,6 @@ class Evaluator:
             return fitting(attempt, self.model.config.train.micro_batch)[0]
 
 
-@explained()
 def evaluate_run(request: Request) -> dict[str, Any]:
     """Measure.
 
@@ -168,7 +167,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     config = folder.read_config()
     choices = _choose(folder, config, request)
     images = find_images(request.real) if request.real else []
-    with unforeseen(lambda e: culprit(e, choices)):
+    with guarded(choices):
         return _evaluated(folder, config, choices, images, request)
 
 

@@ -14,13 +14,12 @@ from orwcfm_core.checkpoint import load_checkpoint, newest_checkpoint, save_chec
 from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.evaluation import evaluate
-from orwcfm_core.memory import check_room, explained
-from orwcfm_core.registry import unforeseen
+from orwcfm_core.memory import check_room
 from orwcfm_core.reward import Judge
 from orwcfm_core.trainer import State, Trainer
 
 from orwcfm_cli.assemble import assemble, build_callbacks
-from orwcfm_cli.culprit import culprit
+from orwcfm_cli.culprit import guarded
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import noise_of, save_round, shared
@@ -34,7 +33,6 @@ from orwcfm_cli.trained import Trained
 __all__ = ["plan", "resume", "sample", "start"]
 
 
-@explained()
 def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
     """Do a new run.
 
@@ -48,7 +46,7 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
     folder = RunFolder.choose(out, config)
     callbacks = build_callbacks(config)
     with Display(config.train.rounds) as display:
-        with unforeseen(lambda e: culprit(e, config)):
+        with guarded(config):
             trainer, state = _assembled(config)
             notes = _notes(state, config)
             for name, text in notes.items():
@@ -65,7 +63,6 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
             return Session(trainer, state, folder, config, callbacks, display).go_on()
 
 
-@explained()
 def resume(path: Path, changes: Tables) -> dict[str, Any]:
     """Go on with a run from its newest checkpoint.
 
@@ -82,7 +79,7 @@ def resume(path: Path, changes: Tables) -> dict[str, Any]:
         with Display(config.train.rounds) as display:
             checkpoint = None if folder.unstarted else newest_checkpoint(folder.checkpoints)
             callbacks = build_callbacks(config)
-            with unforeseen(lambda e: culprit(e, config)):
+            with guarded(config):
                 trainer, state = _assembled(config)
                 if checkpoint:
                     load_checkpoint(state, checkpoint)
@@ -120,7 +117,6 @@ def _begin(state: State, folder: RunFolder, config: RunConfig, reference: dict[s
     save_checkpoint(state, folder.checkpoints, config.train.keep)
 
 
-@explained()
 def plan(config: RunConfig, out: Path | None) -> dict[str, Any]:
     """Build everything, do two rounds and an evaluation that are thrown away, and say what a run would take.
 
@@ -132,7 +128,7 @@ def plan(config: RunConfig, out: Path | None) -> dict[str, Any]:
         The plan: seconds, GiB and counts.
     """
     RunFolder.choose(out, config)
-    with unforeseen(lambda e: culprit(e, config)):
+    with guarded(config):
         return _planned(config)
 
 
@@ -165,7 +161,6 @@ def _planned(config: RunConfig) -> dict[str, Any]:
     }
 
 
-@explained()
 def sample(
     path: Path, count: int, prompts: Sequence[str], seed: int, reference: bool, out: Path | None
 ) -> dict[str, Any]:
@@ -186,7 +181,7 @@ def sample(
     config = folder.read_config()
     if out and out.is_dir():
         raise UserError(f"--out {out}: expected a PNG file, got a folder")
-    with unforeseen(lambda e: culprit(e, config)):
+    with guarded(config):
         model = Trained.load(folder, config)
         backbone = model.backbone
         if prompts and not backbone.encode(prompts):

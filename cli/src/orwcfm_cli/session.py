@@ -19,12 +19,11 @@ from orwcfm_core.config import RunConfig
 from orwcfm_core.errors import RunError, UserError
 from orwcfm_core.evaluation import evaluate
 from orwcfm_core.events import CallbackError, Callbacks, Run
-from orwcfm_core.registry import unforeseen
 from orwcfm_core.trainer import SkippedTooOften, State, Trainer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from orwcfm_cli.culprit import culprit
+from orwcfm_cli.culprit import guarded
 from orwcfm_cli.display import Display
 from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import save_round
@@ -89,7 +88,7 @@ class Session:
 
     def _go_on(self, signals: Signals) -> dict[str, Any]:
         try:
-            with unforeseen(lambda e: culprit(e, self.config)):
+            with guarded(self.config):
                 self.callbacks.run_start(self.run, self.reference)
                 self._rounds(signals)
                 result = {} if signals.caught else evaluate(self.state, self.config.train.eval_samples)

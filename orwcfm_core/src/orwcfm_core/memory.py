@@ -62,7 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn an error for want of memory, where no smaller micro-batch can help, into one line; also a decorator.
+    """Turn an error for want of memory, where no smaller micro-batch can help, into one line.
 
     Raises:
         RunError: There was one.
