@@ -172,6 +172,20 @@ def test_invalid_samples_are_not_learned_from(lab: Any) -> None:
     assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))
 
 
+def test_invalid_samples_are_as_if_they_had_not_been_drawn(lab: Any) -> None:
+    def half(x: Tensor) -> Scores:
+        return Scores(x[:, 0], torch.arange(len(x)) % 2 == 0)
+
+    trainer, state = lab.start(reward=half, weighting=Exp(1.0), samples=64, draws=3, updates=2, steps=4)
+    whole = trainer.lesson(state, trainer.collect(state))
+    batch = trainer._draw(state, whole.counted())
+    assert torch.equal(batch.w, whole.w[::2].repeat_interleave(3))
+    assert float(batch.w.mean()) == pytest.approx(1)
+    metrics = trainer.round(state)
+    assert metrics["nfe"] == 64 * 4 + 2 * 2 * 32 * 3
+    assert metrics["invalid"] == 32
+
+
 def test_model_evaluations_and_round_are_counted(lab: Any) -> None:
     def sign(scores: Tensor) -> Tensor:
         return torch.where(torch.arange(len(scores)) < 16, -1.0, 1.0)

@@ -208,6 +208,13 @@ def test_baseline_is_the_mean_of_the_nearest_other_samples_of_the_prompt(draws: 
         assert float(found[n]) == pytest.approx(float(values[others[:count]].mean()), abs=1e-5)
 
 
+def test_a_baseline_does_not_depend_on_how_many_points_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, valid, groups = batch()
+    whole = nearest_mean(3, values, *points(2), valid, groups)
+    monkeypatch.setattr("orwcfm_core.weighting._AT_ONCE", 7)
+    torch.testing.assert_close(nearest_mean(3, values, *points(2), valid, groups), whole)
+
+
 def test_a_sample_alone_with_its_prompt_has_no_baseline() -> None:
     scores, (t, x_t, x_1) = torch.randn(24), points(1)
     alone = torch.arange(24)

@@ -265,13 +265,18 @@ class TrainConfig(ComponentConfig):
     updates: int = Field(4, ge=1, le=1_000_000, description="Updates per round, each on all of its samples.")
     draws: int = Field(1, ge=1, le=10_000, description="Draws of time and noise per sample in an update.")
     coupling: Literal["independent", "optimal-transport"] = Field(
-        "independent", description="How noise is paired with samples."
+        "independent",
+        description="How noise is paired with samples; with optimal-transport weights select less.",
     )
     lr: float = Field(5e-4, gt=0, le=1, description="Learning rate of AdamW.")
     warmup: int = Field(10, ge=0, description="Updates over which the learning rate rises from 0.")
     decay: float = Field(0.1, ge=0, le=1, description="Share of the learning rate that is left at the end (cosine).")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    micro_batch: int = Field(256, ge=1, description="Samples in the networks at once; never changes the result.")
+    micro_batch: int = Field(
+        256,
+        ge=1,
+        description="Samples in the networks at once; changes no result (of dopri5: within its tolerance).",
+    )
     overlap: int = Field(
         1,
         ge=1,

@@ -206,7 +206,7 @@ def path_divergence(
     x, total = noise, torch.zeros(len(noise), dtype=torch.float64)
     v = at(policy, 0, x)
     for i in range(steps + 1):
-        square = (v - at(reference, i, x)).flatten(1).double().square().mean(1).cpu()
+        square = (v - at(reference, i, x)).flatten(1).float().square().mean(1).cpu().double()
         total += square / steps * (0.5 if i in (0, steps) else 1.0)
         if i < steps:
             x = x + (v + at(policy, i + 1, x + v / steps)) / (2 * steps)

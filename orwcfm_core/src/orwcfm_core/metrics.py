@@ -53,7 +53,7 @@ def mean_and_std(values: Tensor) -> tuple[float | None, float | None]:
         values: `(N,)`.
     """
     # In float64, where neither squares of large scores nor those of small ones leave the range.
-    v = values.double()
+    v = values.cpu().double()
     return (float(v.mean()), float(v.std(correction=0))) if len(v) else (None, None)
 
 

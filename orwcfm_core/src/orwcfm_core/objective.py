@@ -163,7 +163,7 @@ class Objective:
 
 def _moments(scores: Tensor) -> tuple[float, float]:
     """Mean and standard deviation; of nothing, 0 and 0."""
-    scores = scores.double()
+    scores = scores.cpu().double()
     return (float(scores.mean()), float(scores.std(correction=0))) if len(scores) else (0.0, 0.0)
 
 

@@ -46,6 +46,13 @@ class Lesson(NamedTuple):
     condition: Condition
     signed: bool
 
+    def counted(self) -> Lesson:
+        """Those that count alone: others would still be held to the anchors, and lower the mean of the weights."""
+        if self.valid.all():
+            return self
+        rows, condition = self.valid, select(self.condition, self.valid)
+        return Lesson(self.x_1[rows], self.w[rows], rows[rows], self.groups[rows], condition, self.signed)
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -143,8 +150,9 @@ class OrwCfm(Trainer):
         parts.schedules.begin(state.round, config.rounds)
         rollout = self.collect(state)
         scored, valid = rollout.scored, rollout.valid
-        lesson = self.lesson(state, rollout)
-        updates = range(config.updates) if lesson.valid.any() else ()
+        whole = self.lesson(state, rollout)
+        lesson = whole.counted()
+        updates = range(config.updates) if len(lesson.w) else ()
         if not updates:
             self._skip(state, config.updates, "no sample has a valid score", {"x_1": rollout.x_1})
         trace = [self._update(state, lesson, i) for i in updates]
@@ -166,7 +174,7 @@ class OrwCfm(Trainer):
             **self._heldout(state, rollout),
             "velocity_divergence": done[0]["velocity_divergence"] if done else None,
             "diversity": diversity(parts.features(rollout.images)[rollout.finite]),
-            "ess": effective_sample_size(lesson.w),
+            "ess": effective_sample_size(whole.w),
             **{key: done[-1][key] if done else None for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),
             "skipped": config.updates - len(done),

@@ -23,6 +23,10 @@ from orwcfm_core.config import (
 __all__ = ["Advantage", "Exp", "GroupAdvantage", "Softmax", "TopK", "Weighting", "build_weighting"]
 
 
+_AT_ONCE = 4096
+"""Points whose distances to all samples are in memory at once."""
+
+
 class Weighting(ABC):
     """Turns scores into weights; non-negative weights have mean 1 over the valid samples."""
 
@@ -254,14 +258,19 @@ def nearest_mean(
     Returns:
         `(N,)`, 0 where there is no sample to take.
     """
-    y, own = x_1.flatten(1).float(), torch.arange(len(x_1), device=x_1.device)
-    # (|x_t - t y|^2 - |x_t|^2) / t, which has the same order, at t = 0 as well.
-    distances = t[:, None] * y.square().sum(1) - 2 * x_t.flatten(1).float() @ y.T
-    others = valid & (groups[:, None] == groups) & (own[:, None] != own)
-    distances.masked_fill_(~others.repeat_interleave(len(t) // len(x_1), dim=0), torch.inf)
-    near = distances.topk(min(count, len(x_1)), largest=False)
-    found = near.values.isfinite()
-    return (values[near.indices] * found).sum(1) / found.sum(1).clamp_min(1)
+    y, lengths = x_1.flatten(1).float(), x_1.flatten(1).float().square().sum(1)
+    means = []
+    # In parts, for there are as many distances as points times samples.
+    for points in torch.arange(len(t), device=t.device).split(_AT_ONCE):
+        own = points // (len(t) // len(x_1))
+        # (|x_t - t y|^2 - |x_t|^2) / t, which has the same order, at t = 0 as well.
+        distances = t[points, None] * lengths - 2 * x_t[points].flatten(1).float() @ y.T
+        others = valid & (groups[own, None] == groups)
+        others[torch.arange(len(own), device=t.device), own] = False
+        near = distances.masked_fill_(~others, torch.inf).topk(min(count, len(x_1)), largest=False)
+        found = near.values.isfinite()
+        means.append((values[near.indices] * found).sum(1) / found.sum(1).clamp_min(1))
+    return torch.cat(means)
 
 
 def _centred(values: Tensor, valid: Tensor, groups: Tensor) -> Tensor:

@@ -74,6 +74,22 @@ def test_metrics_are_those_of_the_policy_and_not_of_the_set(watch: int) -> None:
     assert not any(torch.equal(x, y) for x in rollout.x_1 for y in state.memory["x_1"])
 
 
+def test_all_prompts_are_watched_in_turn() -> None:
+    trainer, state = trainer_on_gmm("rwr", SET, tilt)
+    state.components.prompts = tuple("abcdefghijkl")
+    seen = []
+    for state.round in range(3):
+        seen += trainer.collect(state).prompts
+    assert seen == list("abcdefghijkl" * 2)
+
+
+def test_a_part_of_the_set_without_negative_weights_is_still_of_a_signed_one() -> None:
+    trainer, state = trainer_on_gmm("rwr", SET, lambda scores: torch.where(torch.arange(len(scores)) < 2, -1.0, 1.0))
+    lessons = [trainer.lesson(state, trainer.collect(state)) for _ in range(4)]
+    assert any(bool((lesson.w > 0).all()) for lesson in lessons)
+    assert all(lesson.signed for lesson in lessons)
+
+
 def test_watched_samples_without_a_score_stop_no_update(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, state = trainer_on_gmm("rwr", SET, tilt)
     collect = trainer.collect

@@ -43,7 +43,9 @@ class GaussianMixture:
 
     def to(self, device: torch.device) -> GaussianMixture:
         """Move means and weights to a device."""
-        self.means, self.weights = self.means.to(device), self.weights.to(device)
+        # Where there is no float64, as on Apple's GPUs, float32 has to do.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.means, self.weights = self.means.to(device, dtype), self.weights.to(device, dtype)
         return self
 
     def reweighted(self, factors: Tensor) -> GaussianMixture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -55,9 +54,9 @@ class Rwr(OrwCfm):
 
     def collect(self, state: State) -> Rollout:
         nfe = 0 if state.memory else self._fill(state)
-        prompts, groups = self._prompts(state)
-        times = math.ceil(self.config.watch / len(prompts))
-        prompts, groups = (prompts * times)[: self.config.watch], groups.repeat(times)[: self.config.watch]
+        known, watch = state.components.prompts, self.config.watch
+        numbers = [(state.round * watch + i) % len(known) for i in range(watch)]
+        prompts, groups = [known[n] for n in numbers], torch.tensor(numbers, device=state.device)
         noise = state.noise(len(prompts))
         drawn = draw_and_score(state, noise, prompts, self.config.overlap, state.sample)
         return Rollout.of(prompts, groups, drawn._replace(nfe=nfe))
@@ -67,7 +66,8 @@ class Rwr(OrwCfm):
         rows = torch.randperm(len(x_1), generator=state.generator, device=state.device)[: self.config.samples]
         prompts = [state.components.prompts[i] for i in numbers[rows].tolist()]
         w, valid = weights[rows], torch.ones_like(rows, dtype=torch.bool)
-        condition, signed = state.components.backbone.encode(prompts), bool((w < 0).any())
+        # Of the whole set: baselines may lower weights of a part that has no negative one.
+        condition, signed = state.components.backbone.encode(prompts), bool((weights < 0).any())
         return Lesson(x_1[rows], w, valid, numbers[rows], condition, signed)
 
     def _fill(self, state: State) -> int:
