@@ -194,5 +194,5 @@ def test_want_of_memory_says_what_to_do(runs, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(Trained, "draw", full)
-    with pytest.raises(RunError, match=r"CUDA out of memory.*: lower train\.samples"):
+    with pytest.raises(RunError, match=r"CUDA out of memory.*: lower --samples"):
         evaluate_run(Request(runs / "gmm", (), (), 64, None, True, None, True, 0, "newest"))

@@ -84,6 +84,9 @@ def test_what_a_run_told_and_where_it_ran_is_not_needed_to_go_on_or_to_look(orwc
     toml.write_text(toml.read_text().replace('device = "auto"', 'device = "cuda:99"'))
     assert "'cuda:99' cannot be used here" in orwcfm("resume", "run", "--rounds", 3, code=2).stderr
     assert "using " in orwcfm("sample", "run", "--count", 4).stderr
+    # A file that was made shorter by hand.
+    toml.write_text(toml.read_text().replace('[callback]\nname = "none"\n', ""))
+    orwcfm("sample", "run", "--count", 4)
 
 
 def test_dry_run_says_what_a_run_takes_and_writes_nothing(orwcfm, tmp_path):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from orwcfm_cli.compare_report import Comparison, Entry, write_comparison
 from orwcfm_cli.outcomes import Outcome, front, outcomes_of, winners
 from orwcfm_cli.overview import common_reference, differences
 from orwcfm_cli.report_data import RunRecord
@@ -139,6 +140,23 @@ def test_the_highest_are_all_that_are_shown_as_such() -> None:
     assert winners([(0.2068, "a"), (0.2073, "b"), (0.1, "c")]) == ("0.207", ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("ends", "headline"),
+    [
+        ([1.0, 2.0, None], "Reward is highest in b: 2."),
+        ([0.207, 0.2069, 0.1], "Reward is highest in a and b: 0.207."),
+        ([0.207, 0.207, None], "Reward is the same in all runs that have it, to three digits: 0.207."),
+        ([None, 2.0, None], "Reward is 2 in b, the only run that has it."),
+        ([None, None, None], "No score is known."),
+    ],
+)
+def test_a_comparison_says_who_is_ahead(tmp_path: Path, ends: list[float | None], headline: str) -> None:
+    runs = [record(**({} if end is None else {"reward_mean": end})) for end in ends]
+    entries = [Entry(tmp_path / name, name, name, "a", run) for name, run in zip("abc", runs, strict=True)]
+    write_comparison(Comparison(entries), tmp_path / "page.html")
+    assert f"<h1>{headline}</h1>" in (tmp_path / "page.html").read_text()
+
+
 def test_what_the_line_sets_holds_for_all_that_a_grid_names() -> None:
     grid = Grid.parse(["reg=w2,kl"])
     line = {"reg": {"alpha": "0.7"}}
@@ -146,6 +164,9 @@ def test_what_the_line_sets_holds_for_all_that_a_grid_names() -> None:
     with pytest.raises(UserError, match=r"alpha: is set for 'w2', and --grid replaces that by 'kl'; put reg\.alpha"):
         grid.check_line({"reg": {"name": "w2", "alpha": "0.7"}}, line)
     Grid.parse(["reg=w2,kl", "alpha=0.1"]).check_line({"reg": {"name": "w2", "alpha": "0.7"}}, line)
+    # Options of one reward by its name, with and without a reward that is named beside them.
+    for reward in ({"component": {"on_error": "drop"}}, {"name": "component", "component": {"on_error": "drop"}}):
+        Grid.parse(['reward=["component"]']).check_line({"reward": reward}, {"reward": reward})
     # What all trainers and samplers have stays.
     base = {"train": {"name": "orw-cfm", "rounds": "3"}, "sampler": {"name": "euler", "steps": "4"}}
     Grid.parse(["train.name=orw-cfm,awm", "sampler=euler,adams"]).check_line(base, base)

@@ -156,11 +156,11 @@ def write_comparison(comparison: Comparison, target: Path) -> None:
 def _headline(comparison: Comparison) -> str:
     for outcome in comparison.gains:
         known = [(end, e.label) for e in comparison.entries if (end := e.record.end(outcome.key)) is not None]
-        if len(known) < 2:
-            continue
         shown, best = winners(known)
+        if len(known) == 1:
+            return f"{outcome.name.capitalize()} is {shown} in {best[0]}, the only run that has it."
         if len(best) == len(known):
-            return f"{outcome.name.capitalize()} is the same in all of them, to three digits: {shown}."
+            return f"{outcome.name.capitalize()} is the same in all runs that have it, to three digits: {shown}."
         return f"{outcome.name.capitalize()} is highest in {' and '.join(best)}: {shown}."
     return headline_without_gain(comparison.records, comparison.outcomes)
 

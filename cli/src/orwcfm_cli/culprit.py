@@ -14,16 +14,17 @@ __all__ = ["culprit", "guarded"]
 
 
 @contextmanager
-def guarded(config: RunConfig) -> Iterator[None]:
+def guarded(config: RunConfig, larger: str = "train.samples, train.draws or train.eval_samples") -> Iterator[None]:
     """Turn what nobody foresaw into one line: what to do where memory is wanting, else whose code it came from.
 
     Args:
         config: The run's configuration.
+        larger: Options that memory grows with.
 
     Raises:
         RunError: There was something.
     """
-    with unforeseen(lambda e: culprit(e, config)), explained():
+    with unforeseen(lambda e: culprit(e, config)), explained(larger):
         yield
 
 

@@ -167,7 +167,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     config = folder.read_config()
     choices = _choose(folder, config, request)
     images = find_images(request.real) if request.real else []
-    with guarded(choices):
+    with guarded(choices, "--samples"):
         return _evaluated(folder, config, choices, images, request)
 
 
@@ -236,10 +236,11 @@ def _judges(config: RunConfig, choices: RunConfig, request: Request) -> tuple[li
     """What scores, and all that was built, by name."""
     judges = {choice.name: build_judge(choice) for choice in choices.rewards}
     asked = {name.partition("@")[0] for name in request.reward} or {c.name for c in (*config.rewards, *config.heldout)}
-    for choice in _namesakes(config):
+    for choice in _namesakes(config) if not request.reward or request.feature_space is None else ():
         name = f"heldout_{choice.name}"
         judges[name] = replace(build_judge(choice), name=name)
-        asked |= set() if request.reward else {name}
+        if not request.reward:
+            asked.add(name)
     return [judge for name, judge in judges.items() if name in asked], judges
 
 

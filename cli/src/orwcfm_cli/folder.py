@@ -133,7 +133,7 @@ class RunFolder:
         tables = read_toml(self.path / "run.toml")
         written = {section: table for section, table in tables.items() if section in SECTIONS}
         if changes is None:
-            del written["callback"]
+            written.pop("callback", None)
         if not changes:
             return resolve(written, Registry())
         fixed = [

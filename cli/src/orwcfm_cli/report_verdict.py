@@ -184,7 +184,8 @@ def _judge_gain(run: RunRecord, verdict: Verdict) -> None:
     start, end, verb = _change(run, key)
     trained = "" if run.end("reward_mean") is None else _change(run, "reward_mean")[2]
     # Where diversity or weights are gone, the advice there is the opposite, and comes first.
-    lower = [f"Lower {' or '.join(run.alphas)}."] if run.alphas else []
+    held = [f"{option} (--alpha)" if option == "reg.alpha" else option for option, a in run.alphas.items() if a > 0]
+    lower = [f"Lower {' or '.join(held)}."] if held else []
     more = [*lower, "Train for more rounds (--rounds)."] if verdict.level == "good" else []
     if key != "reward_mean" and trained == "rose" and verb != "rose":
         reason = f"The reward rose, but {measure_name(key)} did not: the policy may exploit the reward's weak spots."
@@ -221,4 +222,4 @@ def _judge_stability(run: RunRecord, verdict: Verdict) -> None:
         verdict.worsen("caution", "Unstable", reason, advice)
     invalid = sum(v or 0.0 for v in run.series("invalid"))
     if invalid:
-        verdict.reasons.append(f"{number(invalid)} samples were invalid; they were given weight 0, never reward 0.")
+        verdict.reasons.append(f"{number(invalid)} samples were invalid; they were left out, and never given reward 0.")

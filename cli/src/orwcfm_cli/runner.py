@@ -181,7 +181,7 @@ def sample(
     config = folder.read_config()
     if out and out.is_dir():
         raise UserError(f"--out {out}: expected a PNG file, got a folder")
-    with guarded(config):
+    with guarded(config, "--count"):
         model = Trained.load(folder, config)
         backbone = model.backbone
         if prompts and not backbone.encode(prompts):

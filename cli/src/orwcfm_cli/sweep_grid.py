@@ -138,14 +138,15 @@ class Grid:
         """
         errors = []
         for section, options in line.items():
-            for name in self.axes.get(f"{section}.name", ()):
+            before = base[section].get("name")
+            for name in self.axes.get(f"{section}.name", ()) if before else ():
                 over = Combination("", {f"{section}.name": name}).over({section: base[section]})
                 held = {option.rpartition(".")[2] for option in flat(over)}
                 errors += [
-                    f"{section}.{option}: is set for '{text_of(base[section]['name'])}', and --grid replaces that by "
-                    f"'{text_of(name)}'; put {section}.{option} into --grid, or name no {section} beside it"
-                    for option in options
-                    if option not in held and f"{section}.{option}" not in self.axes
+                    f"{option}: is set for '{text_of(before)}', and --grid replaces that by '{text_of(name)}'; put "
+                    f"{option} into --grid, or name no {section} beside it"
+                    for option in flat({section: options})
+                    if option.rpartition(".")[2] not in held and option not in self.axes
                 ]
         if errors:
             raise UserError("\n".join(dict.fromkeys(errors)))

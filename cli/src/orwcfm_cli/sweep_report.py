@@ -104,7 +104,7 @@ class _Page:
             return f"{outcome.name.capitalize()} is {_words(best)}."
         shown, alike = winners([(mean.value, self._said(s)) for mean, s in known])
         if len(alike) == len(known):
-            return f"{outcome.name.capitalize()} is the same in all settings, to three digits: {shown}."
+            return f"{outcome.name.capitalize()} is the same in all settings that have it, to three digits: {shown}."
         if len(alike) > 1:
             return f"{outcome.name.capitalize()} is highest, {shown}, at {' and at '.join(alike)}."
         return f"{outcome.name.capitalize()} is highest, {_words(best)}, at {self._said(setting)}."

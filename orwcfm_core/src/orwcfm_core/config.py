@@ -184,7 +184,7 @@ class JudgeConfig(ComponentConfig):
     on_error: str = Field(
         "fail",
         pattern=r"^(fail|drop|retry\(\d{1,3}\)|penalise\([-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?\))$",
-        description="When it fails or gives no finite number: fail, drop (weight 0), retry(N) or penalise(SCORE).",
+        description="When it fails or gives no finite number: fail, drop (leave out), retry(N) or penalise(SCORE).",
     )
     timeout: float | None = Field(
         None, gt=0, le=1e6, description="Seconds for a batch, for a reward in an environment of its own; unset: 600."

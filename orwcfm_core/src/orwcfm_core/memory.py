@@ -1,4 +1,4 @@
-"""What happens when memory runs out: the micro-batch is halved, which changes nothing but speed.
+"""What happens when memory runs out: the micro-batch is halved.
 
 What does not shrink with the micro-batch, a round's samples above all, must fit; whether it does is seen beforehand.
 """
@@ -61,8 +61,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(larger: str) -> Iterator[None]:
     """Turn an error for want of memory, where no smaller micro-batch can help, into one line.
+
+    Args:
+        larger: Options that memory grows with.
 
     Raises:
         RunError: There was one.
@@ -73,9 +76,7 @@ def explained() -> Iterator[None]:
         if not is_out_of_memory(e):
             raise
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise RunError(
-            f"out of memory ({reason}): lower train.samples, train.draws or train.eval_samples, or use a smaller model"
-        ) from e
+        raise RunError(f"out of memory ({reason}): lower {larger}, or use a smaller model") from e
 
 
 def check_room(samples: int, draws: int, evaluated: int, size: int, pixels: int, device: torch.device) -> None:

@@ -111,10 +111,7 @@ class _Reader:
             term = self.options(one.label, RegConfig, one.name, given)
             choice = self.choice(Asked(one.text, one.label, own), "regularizer")
             if choice and term:
-                usual = (suggested if one.name == name else {}).get("ema_alpha", RegConfig().ema_alpha)
                 self.errors += _unscheduled(one.label, choice, term)
-                # A run.toml has the usual value with every anchor.
-                self.errors += _unanchored(one.label, term) if term.ema_alpha != usual else []
                 found.append(RegChoice(choice.asked, choice.plugin, choice.config, term))
         return tuple(found)
 
@@ -283,13 +280,6 @@ def _unscheduled(label: str, reg: Choice, term: RegConfig) -> list[str]:
     if term.schedule == "target" and alpha <= 0:
         return [f"{label}.schedule: target multiplies alpha, which must be more than 0 at the start"]
     return []
-
-
-def _unanchored(label: str, term: RegConfig) -> list[str]:
-    """A strength of the second anchor where there is none."""
-    if term.anchor == "both":
-        return []
-    return [f"{label}.ema_alpha: counts only with {label}.anchor=both, and the anchor is '{term.anchor}'"]
 
 
 def _judge(registry: Registry, suggested: Suggestions, rewards: Sequence[Choice], prompts: tuple[str, ...]) -> str:
