@@ -218,7 +218,7 @@ def test_a_process_that_dies_each_time_scores_nothing(moody, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("ignore", "fail, drop (weight 0), retry(N) or penalise(SCORE), got 'ignore'"),
+        ("ignore", "fail, drop (leave out), retry(N) or penalise(SCORE), got 'ignore'"),
         ("retry", "reward.on_error: "),
         ("retry(-1)", "reward.on_error: "),
         ("penalise(nan)", "reward.on_error: "),

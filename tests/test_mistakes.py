@@ -27,11 +27,6 @@ GMM = ("run", "--backbone", "gmm", "--reward", "component")
         (("run", "--alpha", "a lot"), "reg.alpha: input should be a valid number"),
         (("run", "--alpha", "nan"), "reg.alpha"),
         (("run", "--alpha", "0.1", "--reg", "none"), "reg.alpha: unknown option of 'none'"),
-        (
-            ("run", "--set", "reg.anchor=ema", "--set", "reg.ema_alpha=5"),
-            "reg.ema_alpha: counts only with reg.anchor=both",
-        ),
-        (("run", "--reg", "kl", "--set", "reg.ema_alpha=5"), "and the anchor is 'reference'"),
         (("run", "--tau", "1", "--weighting", "top-k"), "weighting.tau: unknown option of 'top-k'"),
         (("run", "--set", "train.samples=10", "--set", "train.group=4"), "train.group: 10 samples"),
         (("run", "--prompt", "a bag", "--prompt", "a coat"), "is unconditional here"),
