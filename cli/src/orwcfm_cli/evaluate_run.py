@@ -130,13 +130,9 @@ class Evaluator:
         if not isinstance(self.space, Judge):
             return (pixel_features(images) if self.space == "pixels" else x_1.flatten(1)).cpu().double()
         with blame(f"features of reward '{self.space.name}'", RunError):
-            found = self.space.reward.features(images)
+            found = self.space.features(images)
         if found is None:
             raise UserError(f"--feature-space {self.space.name}: it has no features; use another, or pixels")
-        if found.dim() != 2 or len(found) != len(images):
-            raise RunError(
-                f"reward '{self.space.name}': its features have shape {tuple(found.shape)}, expected ({len(images)}, D)"
-            )
         return found.cpu().double()
 
     def _divergence(self, noise: Tensor, prompts: list[str]) -> Tensor:

@@ -9,6 +9,7 @@ from statistics import median
 
 from orwcfm_cli.charts import MINUS, number
 from orwcfm_cli.report_data import RunRecord, finite, mean
+from orwcfm_cli.watch import CHOSEN
 
 __all__ = ["Verdict", "judge", "measure_name", "plain"]
 
@@ -165,9 +166,7 @@ def _loosen(run: RunRecord) -> list[str]:
 def _judge_weights(run: RunRecord, verdict: Verdict) -> None:
     # 0 is of a round in which nothing weighs anything, for all scores are alike or none is valid.
     late = [v for v in run.series("ess") if v][-5:]
-    # That of top-k is its fraction, which was chosen.
-    known = (*SIGNED_WEIGHTINGS, "top-k")
-    if not late or median(late) >= COLLAPSED_ESS or run.option("weighting", "name") in known:
+    if not late or median(late) >= COLLAPSED_ESS or run.option("weighting", "name") in (*SIGNED_WEIGHTINGS, CHOSEN):
         return
     reason = (
         f"The effective sample size fell to {percent(median(late))} of the batch: a few samples carry all the weight."

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-__all__ = ["Watch", "quality"]
+__all__ = ["CHOSEN", "Watch", "quality"]
 
 SMOOTHED = 5
 """Rounds that a judgement looks back on: one round's numbers are noisy."""
 LOST = 0.5
 """Diversity below this share of what an ideal run would keep is a collapse."""
+CHOSEN = "top-k"
+"""The weighting whose effective sample size is its fraction, and says nothing."""
 FEW = 0.02
 """An effective sample size below this share of the batch lets a handful of samples decide."""
 FAR = 10.0
@@ -81,8 +83,8 @@ class Watch:
 
     def _ess(self) -> str:
         late = self._late("ess")
-        # Where all weights are 0, all scores are alike, and none is carried away by a few. That of top-k was chosen.
-        if not late or late >= FEW or self.weighting == "top-k":
+        # Where all weights are 0, all scores are alike, and none is carried away by a few.
+        if not late or late >= FEW or self.weighting == CHOSEN:
             return ""
         return f"{100 * late:.1f} % of the samples carry all the weight; lower weighting.tau (--tau)"
 

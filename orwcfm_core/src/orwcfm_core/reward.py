@@ -108,6 +108,18 @@ class Judge:
         """Whether it embeds images."""
         return self.reward.has_features
 
+    def features(self, images: Tensor) -> Tensor | None:
+        """Embed images, `(B, C, H, W)` in [0, 1], as `(B, D)`; None if the reward has no such space.
+
+        Raises:
+            RunError: What it returns has another shape.
+        """
+        found = self.reward.features(images)
+        if found is not None and (not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images)):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise RunError(f"reward '{self.name}': its features have shape {shape}, expected ({len(images)}, D)")
+        return found
+
     def score(self, x_1: Tensor, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Score samples; see `score`.
 

@@ -88,14 +88,8 @@ class Components:
     def features(self, images: Tensor) -> Tensor:
         """What diversity is measured in, `(B, D)`: the features of `feature_space`, else pixels."""
         with torch.no_grad():
-            found = self.feature_space.reward.features(images) if self.feature_space else None
-        if found is None:
-            return pixel_features(images)
-        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            name = self.feature_space.name if self.feature_space else ""
-            raise RunError(f"reward '{name}': its features have shape {shape}, expected ({len(images)}, D)")
-        return found
+            found = self.feature_space.features(images) if self.feature_space else None
+        return pixel_features(images) if found is None else found
 
 
 @dataclass
