@@ -61,7 +61,7 @@ def shares(p: Tensor, classes: list[int], weights: Tensor | None = None) -> Tens
 
 def runs_in(sweeps: Iterable[Path]) -> Iterable[Path]:
     for sweep in sweeps:
-        yield from sorted(path for path in (sweep / "runs").iterdir() if (path / "final.json").is_file())
+        yield from sorted(final.parent for final in sweep.glob("runs/*/final.json"))
 
 
 def main() -> None:
