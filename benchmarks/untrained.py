@@ -34,7 +34,8 @@ def judged(state: State, images: Tensor) -> tuple[Tensor, Tensor]:
     """Rewards of pictures, `(N,)`, and their features, `(N, D)`."""
     parts = state.components
     # The size of a picture needs nothing else, not even the sample it is made of.
-    return parts.objective.score(images, images, [parts.prompts[0]] * len(images)).values, parts.features(images)
+    rewards = parts.objective.score(images, images, [parts.prompts[0]] * len(images)).values
+    return rewards, parts.features(images, images)
 
 
 def weighted_diversity(features: Tensor, w: Tensor) -> float:

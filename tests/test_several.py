@@ -8,7 +8,9 @@ import tomllib
 import pytest
 from click.testing import CliRunner
 from commandline import ORWCFM, SMALL
+from orwcfm_backbone_unet.classes import VOCABULARY
 from orwcfm_cli.main import cli
+from orwcfm_reward_classifier.vocabulary import VOCABULARIES
 from test_run import metrics, wait_for_rounds, without_times
 
 TWO = ("--reward", "clip-score:0.7", "--reward", "jpeg-compressibility:0.3")
@@ -63,6 +65,10 @@ def test_printed_configuration_reads_back(tmp_path):
         (("--reg", "w2", "--reg", "kl", "--alpha", "1"), "reg.alpha: there are several here"),
         (("--reg", "none:0.1"), "reg.alpha: unknown option of 'none'"),
         ((*TWO, "--set", "reward.combine=product"), "a product needs scores of at least 0"),
+        (
+            ("--reward", "clip-score", "--set", "reward.combine=product", "--set", "reward.on_error=penalise(-1)"),
+            "reward.clip-score.on_error: a product needs scores of at least 0, got penalise(-1)",
+        ),
         ((*TWO, "--set", "reward.combine=mean"), "reward.combine: input should be 'sum', 'product' or 'minimum'"),
         ((*TWO, "--set", "reward.normalise=zscore"), "reward.clip-score.normalise: input should be 'none'"),
         (("--set", "reg.alpha.x=1"), "reg.alpha"),
@@ -121,9 +127,15 @@ def test_labels_need_no_prompt_and_nobody_judges_by_another():
     assert tables["heldout"]["name"] == "clip-score"
 
 
-@pytest.mark.parametrize("prompt", ["a handbag", "sweaters", "pants", "trainers", "tops"])
-def test_the_backbone_knows_the_words_that_its_judge_knows(prompt):
-    assert configured("--prompt", prompt)["heldout"]["name"] == "class-probability"
+def test_the_backbone_knows_the_words_that_its_judge_knows():
+    assert {data: dict(words) for data, words in VOCABULARY.items()} == {
+        data: dict(words) for data, words in VOCABULARIES.items()
+    }
+    assert configured("--prompt", "sweaters")["heldout"]["name"] == "class-probability"
+
+
+def test_no_judge_comes_unasked_where_the_prompt_names_nothing_it_knows():
+    assert configured("--reward", "jpeg-compressibility", "--prompt", "a unicorn")["heldout"]["name"] == "none"
 
 
 def test_windows_of_scores_survive_a_kill(orwcfm, tmp_path):

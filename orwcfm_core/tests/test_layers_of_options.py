@@ -25,6 +25,16 @@ TWO = {"reward": {"name": ["a", "b"], "prompt": ["x"], "a": {"weight": 1, "m": 2
         ({"reg": {"alpha": 1}}, {"reg": {"name": "kl"}}, {"name": "kl", "kl": {"alpha": 1}}),
         (TWO, {"reward": {"name": "a"}}, {"name": "a", "prompt": ["x"], "a": {"weight": 1, "m": 2}}),
         (TWO, {"reward": {"name": ["a:7", "c"]}}, {"name": ["a", "c"], "prompt": ["x"], "a": {"weight": "7", "m": 2}}),
+        (
+            {"reward": {"name": ["a", "b"], "prompt": "x", "combine": "product", "window": 9}},
+            {"reward": {"name": "c"}},
+            {"name": "c", "prompt": "x"},
+        ),
+        (
+            {"reward": {"name": ["a", "b"], "combine": "product"}},
+            {"reward": {"name": ["b", "c"]}},
+            {"name": ["b", "c"], "combine": "product"},
+        ),
         (TWO, {"reward": {"prompt": "y"}}, TWO["reward"] | {"prompt": "y"}),
         ({}, {"reward": {"name": "a@/x/y:0.5"}}, {"name": "a@/x/y", "a": {"weight": "0.5"}}),
         ({}, {"reward": {"name": 3}}, {"name": 3}),

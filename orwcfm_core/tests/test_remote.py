@@ -341,6 +341,23 @@ def test_hangs(reward, monkeypatch):
         os.kill(first, 0)
 
 
+def test_only_batches_have_the_time_limit_of_a_batch(env, monkeypatch):
+    asked, ask = {}, Process.ask
+
+    def noted(process, seconds, op, **request):
+        asked[op] = seconds
+        return ask(process, seconds, op, **request)
+
+    monkeypatch.setattr(Process, "ask", noted)
+    plugin = RemotePlugin("toy", str(env), timeout=5)
+    reward = plugin.build(plugin.spec.config(), Reward)
+    reward.to(torch.device("cpu")).describe()
+    reward.score(points(), ["a"] * 3)
+    reward.close()
+    assert asked["score"] == 5
+    assert {asked[op] for op in ("build", "to", "describe")} == {600}
+
+
 def test_an_interrupted_request_is_not_answered_later(reward):
     expected = reward.score(points(), ["a"] * 3).values
 

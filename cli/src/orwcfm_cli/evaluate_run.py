@@ -130,7 +130,7 @@ class Evaluator:
         if not isinstance(self.space, Judge):
             return (pixel_features(images) if self.space == "pixels" else x_1.flatten(1)).cpu().double()
         with blame(f"features of reward '{self.space.name}'", RunError):
-            found = self.space.features(images)
+            found = self.space.features(x_1, images)
         if found is None:
             raise UserError(f"--feature-space {self.space.name}: it has no features; use another, or pixels")
         return found.cpu().double()
@@ -278,8 +278,9 @@ def _estimates(
     """All measures by model."""
     found = {name: _scores(evaluator, m) for name, m in measured.items()} | {"real": {}}
     finite = {name: torch.cat(m.finite) for name, m in measured.items()}
-    features = {name: torch.cat(m.features)[finite[name]] for name, m in measured.items()}
-    features |= {} if real is None else {"real": real}
+    embedded = {name: finite[name] & torch.cat(m.features).isfinite().all(1) for name, m in measured.items()}
+    features = {name: torch.cat(m.features)[embedded[name]] for name, m in measured.items()}
+    features |= {} if real is None else {"real": real[real.isfinite().all(1)]}
     generator = torch.Generator().manual_seed(request.seed)
 
     def frechet(name: str, a: Tensor, b: Tensor, paired: bool = False) -> Estimate:
@@ -295,10 +296,10 @@ def _estimates(
             "vendi": _if_known(vendi_estimate, x, least=2),
         }
         if real is not None and name != "real":
-            found[name]["frechet_real"] = frechet(f"of the {name} to the real images", x, real)
+            found[name]["frechet_real"] = frechet(f"of the {name} to the real images", x, features["real"])
     policy = found["policy"]
     if request.reference:
-        both = finite["policy"] & finite["reference"]
+        both = embedded["policy"] & embedded["reference"]
         a, b = (torch.cat(measured[name].features)[both] for name in ("policy", "reference"))
         policy["frechet_reference"] = frechet("to the reference", a, b, paired=True)
     divergence = torch.cat(measured["policy"].divergence)

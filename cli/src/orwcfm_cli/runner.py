@@ -106,7 +106,8 @@ def _assembled(config: RunConfig) -> tuple[Trainer, State]:
     x = torch.zeros((1, *backbone.sample_shape), device=state.device)
     with torch.no_grad():
         pixels = backbone.to_images(x).numel()
-    check_room(train.samples, train.draws, train.eval_samples, x.numel(), pixels, state.device)
+        condition = sum(value.nbytes for value in backbone.encode([state.components.prompts[0]]).values())
+    check_room(train.samples, train.draws, train.eval_samples, x.numel(), pixels, condition, state.device)
     return trainer, state
 
 
@@ -200,7 +201,7 @@ def _notes(state: State, config: RunConfig) -> dict[str, str]:
     x = torch.zeros((1, *parts.backbone.sample_shape), device=state.device)
     space = parts.feature_space
     with torch.no_grad():
-        embeds = space is not None and space.reward.features(parts.backbone.to_images(x)) is not None
+        embeds = space is not None and space.features(x, parts.backbone.to_images(x)) is not None
     return {
         "reward": _described(parts.objective.terms),
         "prompt": prompts or "none",

@@ -41,14 +41,15 @@ def evaluate(state: State, count: int) -> dict[str, Any]:
     x_1 = drawn.nan_to_num(0.0, 0.0, 0.0)
     images = parts.backbone.to_images(x_1)
     scored = parts.objective.score(x_1, images, prompts)
-    features = parts.features(images)
+    features = parts.features(x_1, images)
+    embedded = finite & features.isfinite().all(1)
     valid = scored.valid & finite
     reward_mean, reward_std = mean_and_std(scored.values[valid])
     found: dict[str, Any] = {
         "samples": count,
         "reward_mean": reward_mean,
         "reward_std": reward_std,
-        "diversity": diversity(features[finite]),
+        "diversity": diversity(features[embedded]),
     }
     if parts.objective.composed:
         found |= scales({name: scores[valid] for name, scores in scored.raw.items()})
@@ -60,6 +61,7 @@ def evaluate(state: State, count: int) -> dict[str, Any]:
             satisfying = judgeable & (judged >= SATISFIED)
             found["satisfying_judge"] = judge.name
             found["satisfying_share"] = float(satisfying.float().mean())
+            satisfying = satisfying & embedded
             # Of a single sample, or none, it is not 0: nobody knows.
             found["satisfying_diversity"] = diversity(features[satisfying]) if int(satisfying.sum()) >= 2 else None
     return found

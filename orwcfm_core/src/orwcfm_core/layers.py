@@ -27,8 +27,8 @@ Table = dict[str, Any]
 def layered(file: Mapping[str, Mapping[str, Any]], *line: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:
     """Lay a command line over a file; later layers win, and options follow the component that they were set for.
 
-    An option in the file of a component that the command line replaces by another goes with it; so any run.toml can be
-    the file, whatever the command line names.
+    An option in the file of a component that the command line replaces by another goes with it, and those for all
+    components of a section go with the last; so any run.toml can be the file, whatever the command line names.
 
     Args:
         file: Options by section, for the components that the file itself names.
@@ -64,10 +64,11 @@ def _several(section: str, below: Table, above: list[Table], names: Any) -> Tabl
     final, before = _names(names), _names(below.get("name"))
     merged: Table = {} if names is None else {"name": _without_numbers(section, names)}
     for part, owners in [(below, before or final), *((part, final) for part in above)]:
-        if part is below and before and final == ["none"] != before:
-            continue
+        replaced = part is below and bool(before) and not set(before) & set(final)
         for name, options in _by_owner(section, part, owners).items():
-            if name in ("", *final):
+            if not name and replaced:
+                merged |= {key: value for key, value in options.items() if key == "prompt"}
+            elif name in ("", *final):
                 merged.update(options) if not name else merged.setdefault(name, {}).update(options)
     return merged
 

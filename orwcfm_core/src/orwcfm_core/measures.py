@@ -24,7 +24,6 @@ __all__ = [
     "path_divergence",
     "share_estimate",
     "vendi_estimate",
-    "vendi_score",
 ]
 
 Z = NormalDist().inv_cdf(0.975)
@@ -91,11 +90,6 @@ def distance_estimate(features: Tensor, normalised: bool) -> Estimate:
         return Estimate(float(h.mean()) if n else math.nan, math.nan, math.nan)
     variance = 4 * (n - 1) / (n * (n - 2) ** 2) * float((h - h.mean()).square().sum())
     return _around(float(h.mean()), math.sqrt(variance))
-
-
-def vendi_score(features: Tensor) -> float:
-    """How many different samples there are in effect; see `vendi_estimate`."""
-    return vendi_estimate(features).value
 
 
 def vendi_estimate(features: Tensor) -> Estimate:

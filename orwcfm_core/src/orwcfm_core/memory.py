@@ -79,7 +79,9 @@ def explained(larger: str) -> Iterator[None]:
         raise RunError(f"out of memory ({reason}): lower {larger}, or use a smaller model") from e
 
 
-def check_room(samples: int, draws: int, evaluated: int, size: int, pixels: int, device: torch.device) -> None:
+def check_room(
+    samples: int, draws: int, evaluated: int, size: int, pixels: int, condition: int, device: torch.device
+) -> None:
     """See that what a run must hold at once fits. Elsewhere than on a GPU, the system would not refuse the memory, but
     end the process once it is used.
 
@@ -89,13 +91,15 @@ def check_room(samples: int, draws: int, evaluated: int, size: int, pixels: int,
         evaluated: Samples that reference and result are measured on.
         size: Numbers in a sample.
         pixels: Numbers in its image.
+        condition: Bytes of what the backbone makes of its prompt.
         device: Where they are.
 
     Raises:
         RunError: They do not fit.
     """
-    # Samples and images; for every draw the sample again, noise, point and velocity. Networks come on top.
-    a_round = 4 * samples * (size + pixels + 4 * draws * size)
+    # Samples, images and conditions; for every draw the sample and its condition again, noise, point and velocity.
+    # Networks come on top.
+    a_round = samples * (4 * (size + pixels + 4 * draws * size) + (1 + draws) * condition)
     evaluation = 4 * evaluated * (2 * size + pixels)
     free = _free(device)
     for needed, what, options in (

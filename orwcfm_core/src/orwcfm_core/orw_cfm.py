@@ -150,6 +150,7 @@ class OrwCfm(Trainer):
         parts.schedules.begin(state.round, config.rounds)
         rollout = self.collect(state)
         scored, valid = rollout.scored, rollout.valid
+        features = parts.features(rollout.x_1, rollout.images)
         whole = self.lesson(state, rollout)
         lesson = whole.counted()
         updates = range(config.updates) if len(lesson.w) else ()
@@ -173,7 +174,7 @@ class OrwCfm(Trainer):
             **_raw_means(parts.objective, scored, valid),
             **self._heldout(state, rollout),
             "velocity_divergence": done[0]["velocity_divergence"] if done else None,
-            "diversity": diversity(parts.features(rollout.images)[rollout.finite]),
+            "diversity": diversity(features[rollout.finite & features.isfinite().all(1)]),
             "ess": effective_sample_size(whole.w),
             **{key: done[-1][key] if done else None for key in ("loss", "penalty", "grad_norm", "lr")},
             "invalid": int((~valid).sum()),

@@ -21,7 +21,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _LOADING = 600.0
-"""Seconds that a reward may take to be built, at least."""
+"""Seconds that a reward may take to be built or moved, at least."""
 
 
 class RemoteReward(Reward):
@@ -36,7 +36,7 @@ class RemoteReward(Reward):
         name: The reward, as its environment's registry looks it up.
         environment: Where it is installed.
         options: Its options, complete.
-        timeout: Time limit of each request, in seconds; building the reward is one.
+        timeout: Time limit of each batch, in seconds.
 
     Raises:
         UserError: The reward cannot be built there.
@@ -49,6 +49,8 @@ class RemoteReward(Reward):
         self._environment = environment
         self._options = options
         self._timeout = timeout
+        # Loading weights and moving them may take longer than a batch.
+        self._patience = max(timeout, _LOADING)
         self._device = torch.device("cpu")
         self._memory = SharedMemory()
         self._process: Process | None = None
@@ -69,13 +71,13 @@ class RemoteReward(Reward):
 
     def to(self, device: torch.device) -> Self:
         with self._named():
-            self._persist(lambda process: process.ask(self._timeout, "to", device=str(device)))
+            self._persist(lambda process: process.ask(self._patience, "to", device=str(device)))
         self._device = device
         return self
 
     def describe(self) -> str:
         with self._named():
-            described = self._persist(lambda process: process.ask(self._timeout, "describe"))
+            described = self._persist(lambda process: process.ask(self._patience, "describe"))
         return f"{described}, in {self._environment.where}"
 
     def close(self) -> None:
@@ -121,13 +123,11 @@ class RemoteReward(Reward):
         """A new worker, with the reward built and on its device."""
         process = Process(self._asked, self._environment, self._memory.descriptor)
         try:
-            # Loading weights may take longer than a batch.
-            limit = max(self._timeout, _LOADING)
-            built = process.ask(limit, "build", options=self._options, threads=torch.get_num_threads())
+            built = process.ask(self._patience, "build", options=self._options, threads=torch.get_num_threads())
             # Earlier versions of the other end say nothing.
             self._has_features = (built or {}).get("features", True)
             if self._device.type != "cpu":
-                process.ask(self._timeout, "to", device=str(self._device))
+                process.ask(self._patience, "to", device=str(self._device))
         except (UserError, RunError):
             process.close()
             raise

@@ -319,6 +319,11 @@ def _uncombinable(combine: CombineConfig | None, rewards: Sequence[RewardChoice]
             for reward in rewards
             if reward.term.normalise != "none" or _never_positive(reward.plugin.spec)
         ]
+        errors += [
+            f"reward.{reward.name}.on_error: a product needs scores of at least 0, got {reward.term.on_error}"
+            for reward in rewards
+            if reward.term.on_error.startswith("penalise(-")
+        ]
     return errors
 
 

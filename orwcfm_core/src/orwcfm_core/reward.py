@@ -45,7 +45,7 @@ class Reward(ABC):
         """
 
     def features(self, images: Tensor) -> Tensor | None:
-        """Embed images for measuring diversity, `(B, D)`; None if this reward has no such space."""
+        """Embed what `score` gets for measuring diversity, `(B, D)`; None if this reward has no such space."""
         return None
 
     @property
@@ -108,13 +108,17 @@ class Judge:
         """Whether it embeds images."""
         return self.reward.has_features
 
-    def features(self, images: Tensor) -> Tensor | None:
-        """Embed images, `(B, C, H, W)` in [0, 1], as `(B, D)`; None if the reward has no such space.
+    def features(self, x_1: Tensor, images: Tensor) -> Tensor | None:
+        """Embed samples as `(B, D)`; None if the reward has no such space.
+
+        Args:
+            x_1: Samples, `(B, *)`.
+            images: The same as images, `(B, C, H, W)` in [0, 1].
 
         Raises:
             RunError: What it returns has another shape.
         """
-        found = self.reward.features(images)
+        found = self.reward.features(x_1 if self.points else images)
         if found is not None and (not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images)):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise RunError(f"reward '{self.name}': its features have shape {shape}, expected ({len(images)}, D)")

@@ -85,10 +85,10 @@ class Components:
         """Whose features measure diversity: the first judge or reward that has any; None measures it in pixels."""
         return next((judge for judge in (*self.heldout, *self.objective.terms) if judge.has_features), None)
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, x_1: Tensor, images: Tensor) -> Tensor:
         """What diversity is measured in, `(B, D)`: the features of `feature_space`, else pixels."""
         with torch.no_grad():
-            found = self.feature_space.features(images) if self.feature_space else None
+            found = self.feature_space.features(x_1, images) if self.feature_space else None
         return pixel_features(images) if found is None else found
 
 

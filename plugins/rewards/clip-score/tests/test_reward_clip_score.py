@@ -136,6 +136,16 @@ def test_grey_images_are_repeated_and_other_channels_refused(judge: ClipScore) -
         judge.score(noise(1, channels=2), ["a cat"])
 
 
+def test_a_prompt_has_the_same_embedding_in_any_company() -> None:
+    prompts = ["footwear", "a boot", "a bag", "a coat", "a dress", "a shirt", "a sandal", "a sneaker"]
+    together, apart = ClipScore(Config(model="small")), ClipScore(Config(model="small"))
+    embedded = together.embed(prompts)
+    # As in a run that is resumed, whose first round has other prompts than a new run's.
+    some = apart.embed(prompts[3:5])
+    assert torch.equal(embedded[3:5], some)
+    assert torch.equal(embedded, apart.embed(prompts))
+
+
 def test_features_have_unit_length(judge: ClipScore) -> None:
     features = judge.to(torch.device("cpu")).features(noise(3))
     assert features.shape == (3, 8)
@@ -225,7 +235,7 @@ def test_without_weights_and_network_it_says_at_once_what_to_do(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", endpoint == "offline")
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"cannot be downloaded .*python -c .*reward\.model=small") as error:
+    with pytest.raises(UserError, match=r"cannot be downloaded .*python -c .*model=small") as error:
         ClipScore(Config())
     assert time.monotonic() - began < 5
     assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ from orwcfm_core.vocabulary import Vocabulary
 __all__ = ["VOCABULARY", "data_of"]
 
 _FASHION = {
-    **dict.fromkeys(("t-shirt", "tee shirt", "tee", "tshirt"), (0,)),
+    **dict.fromkeys(("t-shirt", "t-shirt/top", "tee shirt", "tee", "tshirt"), (0,)),
     **dict.fromkeys(("trousers", "trouser", "pant"), (1,)),
     **dict.fromkeys(("pullover", "sweater", "jumper"), (2,)),
     **dict.fromkeys(("dress", "gown"), (3,)),
@@ -22,7 +22,7 @@ _FASHION = {
     **dict.fromkeys(("boot", "ankle boot"), (9,)),
     **dict.fromkeys(("footwear", "shoe"), (5, 7, 9)),
     **dict.fromkeys(("clothing", "clothes", "garment"), (0, 1, 2, 3, 4, 6)),
-    "top": (0, 2, 4, 6),
+    **dict.fromkeys(("top", "upper-body garment", "upper-body clothing"), (0, 2, 4, 6)),
 }
 """In the singular: the vocabulary forgives a plural."""
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

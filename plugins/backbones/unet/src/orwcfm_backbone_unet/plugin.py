@@ -38,7 +38,7 @@ def suggest(config: Config, prompts: tuple[str, ...]) -> Suggestions:
     named = all(VOCABULARY[data].named(prompt) for prompt in prompts or default)
     return Suggestions(
         prompts=default,
-        heldout=("class-probability", "clip-score") if named else ("clip-score",),
+        heldout=("class-probability", "clip-score") if named else (),
         rewards={"clip-score": {"model": "small"}, "class-probability": {"model": data}},
         run=run,
     )

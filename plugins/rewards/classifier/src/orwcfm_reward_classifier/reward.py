@@ -72,14 +72,14 @@ class ClassProbability(Reward):
 
     def _lookup(self, label: str) -> tuple[int, ...]:
         if label not in self.vocabulary:
-            raise UserError(f"reward.labels: '{label}' is no class of {self.model} (known: {self.known})")
+            raise UserError(f"labels: '{label}' is no class of {self.model} (known: {self.known})")
         return self.vocabulary[label]
 
     def _named(self, prompt: str) -> tuple[int, ...]:
         found = self.vocabulary.named(prompt)
         if not found:
             raise UserError(
-                f"the prompt '{prompt}' names no class of {self.model}: set reward.labels, or name a class in the "
+                f"the prompt '{prompt}' names no class of {self.model}: set labels, or name a class in the "
                 f"prompt (known: {self.known})"
             )
         return found
@@ -135,7 +135,7 @@ def load(model: str) -> Loaded:
     """
     path = Path(__file__).parent / "weights" / f"{model}.safetensors" if model in CLASSES else Path(model).expanduser()
     if not path.is_file():
-        raise UserError(f"{path}: no such file; reward.model takes fashion, mnist or the path of a .safetensors file")
+        raise UserError(f"{path}: no such file; model takes fashion, mnist or the path of a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

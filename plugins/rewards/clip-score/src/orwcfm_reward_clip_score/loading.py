@@ -60,8 +60,8 @@ def load(model: str, pretrained: str | None) -> Loaded:
     if model == "small" or known not in open_clip.list_models():
         if pretrained is not None:
             raise UserError(
-                f"reward.pretrained: model '{model}' brings its own weights; leave this option out, or set "
-                "reward.model to another, such as ViT-B-32"
+                f"pretrained: model '{model}' brings its own weights; leave this option out, or set model to another, "
+                "such as ViT-B-32"
             )
         folder = SMALL if model == "small" else _folder(model)
         weights = _weights_in(folder)
@@ -69,16 +69,14 @@ def load(model: str, pretrained: str | None) -> Loaded:
     tag = pretrained or _DEFAULTS.get(known)
     tags = open_clip.list_pretrained_tags_by_model(known)
     if tag is None:
-        raise UserError(
-            f"reward.pretrained: say which weights of '{known}': {', '.join(tags) or 'a .safetensors file'}"
-        )
+        raise UserError(f"pretrained: say which weights of '{known}': {', '.join(tags) or 'a .safetensors file'}")
     about = open_clip.get_pretrained_cfg(known, tag)
     if about:
         weights = _download(known, tag, about)
     elif Path(tag).suffix:
         weights = _safe_file(Path(tag).expanduser())
     else:
-        raise UserError(f"reward.pretrained: unknown weights '{tag}' of '{known}'{_close(tag, tags)}")
+        raise UserError(f"pretrained: unknown weights '{tag}' of '{known}'{_close(tag, tags)}")
     return _build(f"open_clip model {known} ({tag})", known, weights, about, bool(about.get("quick_gelu")))
 
 
@@ -107,11 +105,11 @@ def _folder(model: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_file() or folder.suffix in (".bin", ".pt", ".pth", ".safetensors"):
-        raise UserError(f"reward.model: expected a folder with {_CONFIG} and {_WEIGHTS}, got the file {model}")
+        raise UserError(f"model: expected a folder with {_CONFIG} and {_WEIGHTS}, got the file {model}")
     if len(folder.parts) > 1 or folder.is_absolute():
-        raise UserError(f"reward.model: there is no folder {model}")
+        raise UserError(f"model: there is no folder {model}")
     names = ["small", *open_clip.list_models()]
-    raise UserError(f"reward.model: neither an open_clip model nor a folder: '{model}'{_close(model, names)}")
+    raise UserError(f"model: neither an open_clip model nor a folder: '{model}'{_close(model, names)}")
 
 
 def _close(name: str, names: Sequence[str]) -> str:
@@ -134,9 +132,9 @@ def _weights_in(folder: Path) -> Path:
 
 def _safe_file(path: Path) -> Path:
     if path.suffix != ".safetensors":
-        raise UserError(f"reward.pretrained: only .safetensors files are read, for others may run code; got {path}")
+        raise UserError(f"pretrained: only .safetensors files are read, for others may run code; got {path}")
     if not path.is_file():
-        raise UserError(f"reward.pretrained: there is no file {path}")
+        raise UserError(f"pretrained: there is no file {path}")
     return path
 
 
@@ -145,7 +143,7 @@ def _download(model: str, tag: str, about: dict[str, Any]) -> Path:
     repository, _, file = about.get("hf_hub", "").rpartition("/")
     file = Path(file).with_suffix(".safetensors").name if file else _WEIGHTS
     if not repository:
-        raise UserError(f"reward.pretrained: weights '{tag}' of '{model}' are not published as safetensors")
+        raise UserError(f"pretrained: weights '{tag}' of '{model}' are not published as safetensors")
     try:
         return Path(huggingface_hub.hf_hub_download(repository, file, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -158,14 +156,14 @@ def _download(model: str, tag: str, about: dict[str, Any]) -> Path:
         except LocalEntryNotFoundError:
             problem = "the connection broke"
         except EntryNotFoundError as e:
-            raise UserError(f"reward.pretrained: weights '{tag}' of '{model}' are not published as safetensors") from e
+            raise UserError(f"pretrained: weights '{tag}' of '{model}' are not published as safetensors") from e
         except (HfHubHTTPError, OSError) as e:
             problem = " ".join(str(e).split())[:120]
     command = f"from huggingface_hub import hf_hub_download as get; get('{repository}', '{file}')"
     raise UserError(
         f"the weights '{tag}' of '{model}' are not in the cache and cannot be downloaded ({problem}): run "
-        f'`python -c "{command}"` on a machine with a network and copy its cache folder, or set reward.model to a '
-        "local open_clip folder, or use the model that comes along, reward.model=small"
+        f'`python -c "{command}"` on a machine with a network and copy its cache folder, or set model to a '
+        "local open_clip folder, or use the model that comes along, model=small"
     )
 
 

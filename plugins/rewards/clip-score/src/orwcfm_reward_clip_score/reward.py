@@ -83,12 +83,10 @@ class ClipScore(Reward):
         for prompt in new:
             self._check_words(prompt)
             self._check_length(prompt)
-        if new:
-            device = next(self.model.parameters()).device
+            # Alone: the last bits depend on what else is in a batch, and a resumed run meets prompts in another order.
+            tokens = self.tokenizer([prompt]).to(next(self.model.parameters()).device)
             with torch.no_grad():
-                for part in (new[i : i + self.batch] for i in range(0, len(new), self.batch)):
-                    encoded = self.model.encode_text(self.tokenizer(part).to(device), normalize=True)
-                    self._texts.update(zip(part, encoded, strict=True))
+                self._texts[prompt] = self.model.encode_text(tokens, normalize=True)[0]
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
     def _check_words(self, prompt: str) -> None:
@@ -101,7 +99,7 @@ class ClipScore(Reward):
         if unknown:
             raise UserError(
                 f"{self.name} does not know {', '.join(map(repr, unknown))} in the prompt '{prompt}'; "
-                "use other words, or another reward.model"
+                "use other words, or another model"
             )
 
     def _check_length(self, prompt: str) -> None:
