@@ -88,8 +88,8 @@ def test_an_early_stop_ends_with_the_best_round(odd, every):
 
 
 def best_until(late: dict[int, float], now: int) -> int:
-    """The checkpoint that is best so far, the newest of several; 0 if there is none."""
-    return max(((value, n) for n, value in late.items() if n <= now), default=(0.0, 0))[1]
+    """The checkpoint that is best so far, the oldest of several; 0 if there is none."""
+    return -max(((value, -n) for n, value in late.items() if n <= now), default=(0.0, 0))[1]
 
 
 def test_the_best_checkpoint_is_kept_beyond_the_newest(odd):

@@ -69,6 +69,7 @@ def test_the_grid_may_be_in_the_file(orwcfm, tmp_path):
         ("[grid]\nalpha = 1\n", "[grid] alpha: expected a list of values, got 1"),
         ("[grid]\nalpha = []\n", "--grid alpha=[]: there is an empty value"),
         ("[grid]\nreg = [1979-05-27]\n", "[grid] reg: expected a list of values"),
+        ("[grid]\nreg = [[1979-05-27]]\n", "[grid] reg: expected a list of values"),
     ],
 )
 def test_a_wrong_grid_in_the_file_is_one_line(orwcfm, tmp_path, text, said):
@@ -189,6 +190,30 @@ def test_interrupt_saves_all_runs_and_resume_finishes_them(orwcfm, tmp_path):
 
 
 @pytest.mark.slow
+def test_runs_of_a_sweep_that_ignores_ctrl_c_can_be_stopped(orwcfm, tmp_path):
+    # As a script starts its background commands.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        parent = start(tmp_path, "--rounds", 3000, "--grid", "seed=0", "--out", "sweep")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wait_for_rounds([tmp_path / "sweep" / "runs" / "seed=0"], 3)
+    parent.terminate()
+    parent.communicate(timeout=60)
+    assert parent.returncode == 143
+    assert [row["status"] for row in rows(tmp_path / "sweep")] == ["interrupted"]
+
+
+def test_what_all_runs_share_cannot_change_for_any_of_them(orwcfm, tmp_path):
+    base = '[weighting]\nname = "advantage"\nclip = {}\n'
+    args = ("sweep", *SMALL, "--rounds", 1, "--config", "base.toml", "--grid", "weighting=exp,advantage", "--out", "s")
+    (tmp_path / "base.toml").write_text(base.format(3))
+    orwcfm(*args, OMP_NUM_THREADS="1")
+    (tmp_path / "base.toml").write_text(base.format(1))
+    assert "weighting.clip: was 3.0, is 1.0" in orwcfm(*args, code=2).stderr
+
+
+@pytest.mark.slow
 def test_a_failing_run_does_not_stop_the_others(orwcfm, tmp_path):
     args = ("sweep", *SMALL, "--rounds", 1, "--grid", "device=meta,cpu", "--out", "sweep")
     done = orwcfm(*args, code=1, OMP_NUM_THREADS="1")
@@ -213,6 +238,7 @@ def test_a_failing_run_does_not_stop_the_others(orwcfm, tmp_path):
         (("--out", "s", "--grid", "alpha=1", "--grid", "reg.alpha=2"), "reg.alpha is there twice"),
         (("--out", "s", "--grid", "alpha=-1,0", "--grid", "seed=0,1"), "got '-1' (in alpha=-1,seed=0 and 1 more)"),
         (("--out", "s", "--grid", "alpha=0,1", "--set", "train.round=1"), "did you mean 'rounds'?"),
+        (("--out", "s", "--grid", "seed=0,1", "--seed", "7"), "train.seed: is set on the command line and in --grid"),
         (("--out", "s", "--grid", 'prompt=["a", '), "must be a JSON list"),
         (("--out", "s", "--preset", "paper", "--grid", "trainer=orw-cfm,nft"), "those of trainer orw-cfm, got nft"),
         (("--out", "s", "--grid", "train.threads=[null, 1]"), "null cannot be written"),

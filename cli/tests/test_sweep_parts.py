@@ -10,11 +10,11 @@ from orwcfm_cli.compare_report import Comparison, Entry, write_comparison
 from orwcfm_cli.outcomes import Outcome, front, outcomes_of, winners
 from orwcfm_cli.overview import common_reference, differences
 from orwcfm_cli.report_data import RunRecord
-from orwcfm_cli.sweep_folder import SweepFolder
-from orwcfm_cli.sweep_grid import Grid
+from orwcfm_cli.sweep_folder import Plan, SweepFolder, resolve_all
+from orwcfm_cli.sweep_grid import Grid, text_of
 from orwcfm_cli.sweep_pool import error_in
 from orwcfm_cli.sweep_report import write_sweep_report
-from orwcfm_cli.sweep_results import Row, settings_of, write_results
+from orwcfm_cli.sweep_results import Row, read_rows, settings_of, write_results
 from orwcfm_core.errors import UserError
 
 
@@ -96,6 +96,18 @@ def test_means_and_standard_errors_are_over_the_seeds_that_are_done() -> None:
     assert none is None
 
 
+def test_strengths_that_come_with_names_are_no_seeds(tmp_path: Path) -> None:
+    grid = Grid.parse(["reg=w2:0.1,w2:5", "seed=0,1"])
+    configs = resolve_all(Plan({"backbone": {"name": "gmm"}}, grid, 1))
+    settings = settings_of(read_rows(SweepFolder(tmp_path), configs, {}))
+    assert [(setting.label, len(setting.rows)) for setting in settings] == [("w2:0.1", 2), ("w2:5", 2)]
+
+
+def test_other_words_are_written_as_they_are_and_names_of_runs_stay() -> None:
+    assert text_of(["Mädchen"]) == '["Mädchen"]'
+    assert names('reward.prompt=[["Mädchen"]]') == ["prompt=-M-u00e4dchen-~34f805"]
+
+
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(1.0, 1.0), (2.0, 3.0), (3.0, 3.0), (4.0, 0.0), (1.0, 0.5), (1.0, 1.0)]
     assert front(points, more_x=False) == [0, 5, 1]
@@ -135,6 +147,20 @@ def test_diversities_in_other_features_are_not_compared() -> None:
     assert costs(measured("pixels", size=1), measured("pixels", size=2)) == ["diversity"]
 
 
+def test_what_is_relative_to_a_model_is_compared_within_that_model() -> None:
+    def measured(weights: str, normalise: str) -> RunRecord:
+        config = {"backbone": {"name": "unet", "weights": weights}, "reward": {"name": "r", "normalise": normalise}}
+        final = {"reward_mean": 1.0, "velocity_divergence": 0.1}
+        return RunRecord("r", config, "", [{"round": 1}], {}, final)
+
+    def compared(*runs: RunRecord) -> list[str]:
+        return [outcome.key for outcome in outcomes_of(runs) if outcome.comparable]
+
+    assert compared(measured("a", "z-score"), measured("a", "z-score")) == ["reward_mean", "velocity_divergence"]
+    assert compared(measured("a", "none"), measured("b", "none")) == ["reward_mean"]
+    assert compared(measured("a", "z-score"), measured("b", "z-score")) == []
+
+
 def test_the_highest_are_all_that_are_shown_as_such() -> None:
     assert winners([(0.2046, "a"), (0.2063, "b"), (0.2065, "c"), (0.2073, "d")]) == ("0.207", ["d"])
     assert winners([(0.2068, "a"), (0.2073, "b"), (0.1, "c")]) == ("0.207", ["a", "b"])
@@ -163,7 +189,8 @@ def test_what_the_line_sets_holds_for_all_that_a_grid_names() -> None:
     grid.check_line(line, line)
     with pytest.raises(UserError, match=r"alpha: is set for 'w2', and --grid replaces that by 'kl'; put reg\.alpha"):
         grid.check_line({"reg": {"name": "w2", "alpha": "0.7"}}, line)
-    Grid.parse(["reg=w2,kl", "alpha=0.1"]).check_line({"reg": {"name": "w2", "alpha": "0.7"}}, line)
+    with pytest.raises(UserError, match=r"reg\.alpha: is set on the command line and in --grid; keep one"):
+        Grid.parse(["reg=w2,kl", "alpha=0.1"]).check_line({"reg": {"name": "w2", "alpha": "0.7"}}, line)
     # Options of one reward by its name, with and without a reward that is named beside them.
     for reward in ({"component": {"on_error": "drop"}}, {"name": "component", "component": {"on_error": "drop"}}):
         Grid.parse(['reward=["component"]']).check_line({"reward": reward}, {"reward": reward})
@@ -232,3 +259,22 @@ def test_pages_of_nothing_and_of_failures(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "results.json").read_text())
     assert [run["status"] for run in found["runs"]] == ["missing", "failed"]
     assert (tmp_path / "results.csv").read_text().splitlines()[0] == "run,reg.alpha,status,rounds,seconds,error"
+
+
+def test_lines_of_long_names_are_numbered_and_means_say_of_how_many_runs(tmp_path: Path) -> None:
+    grid = Grid.parse(["alpha=0,1", 'prompt=["a sneaker with white laces", "a boot"]', "seed=0,1"])
+    (tmp_path / "sweep.toml").write_text('[sweep]\nthreads = 1\n[grid]\n"reg.alpha" = ["0", "1"]\n')
+    rows = [
+        Row(
+            combination.name,
+            dict(combination.values) | {"reg.alpha": float(combination.values["reg.alpha"])},
+            "done",
+            "",
+            # Of the second run of each setting nothing satisfies.
+            record(reward_mean=1.0, **({} if combination.values["train.seed"] == "1" else {"diversity": 0.5})),
+        )
+        for combination in grid.combinations()
+    ]
+    page = write_sweep_report(SweepFolder(tmp_path), grid, rows).read_text()
+    assert "One line for each prompt: 1 is a sneaker with white laces; 2 is a boot." in page
+    assert page.count("0.500 (1 of 2)") == 4

@@ -14,7 +14,16 @@ from orwcfm_core.errors import UserError
 from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.outcomes import COSTS, Outcome, front, outcomes_of, winners
-from orwcfm_cli.overview import Point, common_reference, cost_plane, differences, headline_without_gain, link, thumbnail
+from orwcfm_cli.overview import (
+    LONGEST,
+    Point,
+    common_reference,
+    cost_plane,
+    differences,
+    headline_without_gain,
+    link,
+    thumbnail,
+)
 from orwcfm_cli.page import ARROW, DASH, DOT, figure, page, table, written
 from orwcfm_cli.report_data import RunRecord, read_run, running_mean
 from orwcfm_cli.report_verdict import judge
@@ -22,8 +31,6 @@ from orwcfm_cli.sweep_folder import SweepFolder, is_sweep
 
 __all__ = ["Comparison", "Entry", "find_runs", "write_comparison"]
 
-LONGEST = 18
-"""Characters of a run's name that still fit beside its curve."""
 MOST_OPTIONS = 6
 """Options that differ and are listed in a terminal."""
 
@@ -150,7 +157,7 @@ def write_comparison(comparison: Comparison, target: Path) -> None:
     )
     footer = f"Written by orwcfm {version('orwcfm')} from {len(comparison.entries)} run folders."
     html = page(f"{len(comparison.entries)} runs {DOT} orwcfm comparison", header, sections, footer)
-    replace_file(target, html.encode())
+    replace_file(target, html.encode(errors="backslashreplace"))
 
 
 def _headline(comparison: Comparison) -> str:

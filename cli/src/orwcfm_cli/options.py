@@ -72,7 +72,7 @@ def read_toml(path: Path) -> Tables:
         UserError: The file cannot be read, is no TOML, or has options outside sections.
     """
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"cannot read configuration {path}: {e}") from e
     for section, table in tables.items():

@@ -69,15 +69,15 @@ def outcomes_of(runs: Sequence[RunRecord]) -> list[Outcome]:
     share = "Share of samples that the judge gives at least one half."
     distance = "Mean distance between pairs of samples, in features of length 1."
     same = "The same, of the samples that satisfy the judge."
+    divergence = "E|v - v_ref|^2 per dimension, over the last rounds; 0 is the reference."
+    origins = [run.config.get("backbone") for run in runs if run.end("velocity_divergence") is not None]
     found += [
         _outcome("reward_mean", "reward", meaning, scored_by, SCORED),
         _outcome("satisfying_share", "satisfying share", share, satisfied, SCORED),
         _outcome("diversity", "diversity", distance, spaces, SPACES),
         _outcome("satisfying_diversity", "satisfying diversity", same, both, f"the judge or {SPACES}"),
-        Outcome(
-            "velocity_divergence",
-            "velocity divergence",
-            "E|v - v_ref|^2 per dimension, over the last rounds; 0 is the reference.",
+        _outcome(
+            "velocity_divergence", "velocity divergence", divergence, origins, "the model that it is measured from"
         ),
     ]
     return [outcome for outcome in found if any(run.end(outcome.key) is not None for run in runs)]
@@ -90,8 +90,11 @@ def _scoring(run: RunRecord, section: str) -> object:
         left = {key: value for key, value in table.items() if key not in IDLE}
         return {key: kept(value) if isinstance(value, Mapping) else value for key, value in left.items()}
 
-    table = run.config.get(section)
-    return kept(table if isinstance(table, Mapping) else {}) | {"name": run.names(section)}
+    table = run.options.get(section, {})
+    terms = [table, *(own for own in table.values() if isinstance(own, Mapping))]
+    # Then a score is in units of its spread under the reference.
+    relative = any(term.get("normalise", "none") != "none" for term in terms)
+    return kept(table) | {"name": run.names(section), "backbone": run.config.get("backbone") if relative else None}
 
 
 def _satisfying(run: RunRecord) -> object:

@@ -52,7 +52,7 @@ def reserve_stdout() -> None:
         return
     printed.flush()
     # Not inherited: whoever reads the results does not wait for what a plugin left running.
-    _reserved = open(os.dup(_STDOUT), "w", encoding=printed.encoding, errors=printed.errors)
+    _reserved = open(os.dup(_STDOUT), "w", encoding=printed.encoding, errors="backslashreplace")
     _reserved.reconfigure(line_buffering=bool(printed.line_buffering))
     try:
         os.dup2(_STDERR, _STDOUT)

@@ -16,9 +16,10 @@ from orwcfm_cli.charts import Guide, Mark, Trail, plane, spans_decades
 from orwcfm_cli.options import flat
 from orwcfm_cli.outcomes import COSTS, Outcome, front
 from orwcfm_cli.page import ARROW, figure, image
-from orwcfm_cli.report_data import Picture, RunRecord
+from orwcfm_cli.report_data import RunRecord
 
 __all__ = [
+    "LONGEST",
     "Point",
     "common_reference",
     "cost_plane",
@@ -29,6 +30,8 @@ __all__ = [
     "thumbnail",
 ]
 
+LONGEST = 18
+"""Characters of a name that still fit beside its curve."""
 SIDE = 264
 """Width of a thumbnail in pixels."""
 ROUNDING = 1e-3
@@ -58,9 +61,7 @@ class Point:
     trail: Trail | None = None
 
 
-def cost_plane(
-    gain: Outcome, cost: Outcome, points: Sequence[Point], reference: RunRecord | None, note: str = ""
-) -> str:
+def cost_plane(gain: Outcome, cost: Outcome, points: Sequence[Point], reference: RunRecord | None) -> str:
     """A figure of what is gained against what it costs, with the Pareto front; empty for fewer than two points."""
     if len(points) < 2:
         return ""
@@ -80,7 +81,7 @@ def cost_plane(
     svg = plane(
         name, trails, x_label=x_label, y_label=gain.name, marks=marks, guides=guides, log_x=log, size=(440, 330)
     )
-    return figure(name, note, svg)
+    return figure(name, "", svg)
 
 
 def common_reference(records: Sequence[RunRecord], outcomes: Sequence[Outcome]) -> RunRecord | None:
@@ -116,12 +117,12 @@ def thumbnail(record: RunRecord, alt: str) -> str:
     from PIL import Image
 
     last = record.result or record.pictures[-1]
-    with Image.open(io.BytesIO(last.png)) as opened:
+    with Image.open(last.file) as opened:
         small = opened.convert("L" if opened.mode in ("1", "L") else "RGB")
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="PNG", optimize=True)
-    return image(Picture(last.round, buffer.getvalue(), *small.size), alt)
+    return image(buffer.getvalue(), small.size, alt)
 
 
 def link(run: Path, page: Path, text: str) -> str:
@@ -132,7 +133,7 @@ def link(run: Path, page: Path, text: str) -> str:
     if not report.is_file():
         return name
     # One by one: commas and equals signs of a run's name stay readable.
-    target = quote(os.path.relpath(report.resolve(), page.resolve().parent), safe="/,=+~")
+    target = quote(os.path.relpath(report.resolve(), page.resolve().parent), safe="/,=+~", errors="surrogateescape")
     return f'<a href="{escape(target)}">{name}</a>'
 
 

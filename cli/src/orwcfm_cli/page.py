@@ -9,8 +9,6 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from orwcfm_cli.report_data import Picture
-
 __all__ = ["ARROW", "DASH", "DOT", "duration", "fact_list", "figure", "image", "page", "table", "written"]
 
 DASH = "\N{EM DASH}"
@@ -57,11 +55,10 @@ def figure(name: str, meaning: str, svg: str) -> str:
     return f"<figure><figcaption><h3>{escape(name)}</h3>{escape(meaning)}</figcaption>{svg}</figure>"
 
 
-def image(picture: Picture, alt: str) -> str:
-    """A picture that is part of the page."""
-    data = base64.b64encode(picture.png).decode()
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img src="data:image/png;base64,{data}" {size} alt="{escape(alt)}">'
+def image(png: bytes, size: tuple[int, int], alt: str) -> str:
+    """A picture that is part of the page, of a width and a height in pixels."""
+    data = base64.b64encode(png).decode()
+    return f'<img src="data:image/png;base64,{data}" width="{size[0]}" height="{size[1]}" alt="{escape(alt)}">'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "numbers") -> str:

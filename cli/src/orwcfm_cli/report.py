@@ -38,7 +38,7 @@ def write_report(run: Path) -> Path:
         UserError: There is no readable run.toml.
     """
     target = run / "report.html"
-    replace_file(target, _page(read_run(run)).encode())
+    replace_file(target, _page(read_run(run)).encode(errors="backslashreplace"))
     return target
 
 
@@ -111,14 +111,16 @@ def _moment(picture: Picture) -> str:
     return "before training" if picture.round == 0 else f"after round {picture.round}"
 
 
+def _grid(picture: Picture) -> str:
+    return image(picture.file.read_bytes(), picture.size, f"Grid of samples {_moment(picture)}")
+
+
 def _before_after(run: RunRecord) -> str:
     if not run.pictures:
         return "<h2>Before and after</h2>\n<p class=soft>This run has no pictures.</p>"
     chosen = list(dict.fromkeys([run.pictures[0], run.result or run.pictures[-1]]))
     figures = "".join(
-        f"<figure>{image(p, f'Grid of samples {_moment(p)}')}"
-        f"<figcaption><b>{_moment(p).capitalize()}</b></figcaption></figure>"
-        for p in chosen
+        f"<figure>{_grid(p)}<figcaption><b>{_moment(p).capitalize()}</b></figcaption></figure>" for p in chosen
     )
     note = "Both grids start from the same noise: the same place shows what became of the same sample."
     return f"<h2>Before and after</h2>\n<p class=soft>{note}</p>\n<div class=pair>{figures}</div>"
@@ -130,8 +132,7 @@ def _gallery(run: RunRecord) -> str:
     last, most = len(run.pictures) - 1, min(MOST_PICTURES, len(run.pictures))
     chosen = [run.pictures[round(i * last / (most - 1))] for i in range(most)]
     figures = "".join(
-        f'<figure data-label="round {p.round}">{image(p, f"Grid of samples {_moment(p)}")}'
-        f"<figcaption>{_moment(p).capitalize()}</figcaption></figure>"
+        f'<figure data-label="round {p.round}">{_grid(p)}<figcaption>{_moment(p).capitalize()}</figcaption></figure>'
         for p in chosen
     )
     some = f" {most} of {len(run.pictures)} are shown." if most < len(run.pictures) else ""
@@ -251,7 +252,7 @@ def _number_row(run: RunRecord, metric: Metric) -> list[str]:
     if end is None:
         return []
     start = run.start(metric.key)
-    best = run.best(metric.key, high=True) if metric.better else None
+    best = run.best(metric.key) if metric.better else None
     shown = f"{number(best[0])}<small>round {best[1]}</small>" if best else DASH
     return [escape(metric.name), DASH if start is None else number(start), shown, number(end)]
 

@@ -23,12 +23,11 @@ NOT_OPTIONS = ("versions", "notes")
 
 @dataclass(frozen=True)
 class Picture:
-    """A grid of samples: round, bytes of the PNG, width and height in pixels."""
+    """A grid of samples: round, file, width and height in pixels."""
 
     round: int
-    png: bytes
-    width: int
-    height: int
+    file: Path
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -138,12 +137,10 @@ class RunRecord:
             return finite(self.final[key])
         return mean([v for v in self.series(key)[: self.led] if v is not None][-self.averaged :])
 
-    def best(self, key: str, high: bool) -> tuple[float, int] | None:
-        """The highest or lowest value and its round."""
+    def best(self, key: str) -> tuple[float, int] | None:
+        """The highest value and its round."""
         pairs = [(v, n) for v, n in zip(self.series(key), self.numbers, strict=True) if v is not None]
-        if not pairs:
-            return None
-        return max(pairs, key=lambda p: p[0]) if high else min(pairs, key=lambda p: p[0])
+        return max(pairs, key=lambda p: p[0], default=None)
 
 
 def read_run(run: Path) -> RunRecord:
@@ -220,8 +217,9 @@ def _pictures(run: Path) -> list[Picture]:
     pictures = []
     for path in (run / "samples").glob("round_*.png"):
         named = re.fullmatch(r"round_(\d+)\.png", path.name)
-        data = path.read_bytes()
-        if named and data.startswith(PNG) and len(data) >= 24:
-            width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-            pictures.append(Picture(int(named[1]), data, width, height))
+        with path.open("rb") as file:
+            head = file.read(24)
+        if named and head.startswith(PNG) and len(head) == 24:
+            size = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:], "big")
+            pictures.append(Picture(int(named[1]), path, size))
     return sorted(pictures, key=lambda p: p.round)

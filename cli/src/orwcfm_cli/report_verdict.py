@@ -157,7 +157,7 @@ def _loosen(run: RunRecord) -> list[str]:
         tau = finite(run.option("weighting", "tau"))
         advice.append(f"Use --weighting advantage (now {weighting}): it rewards what is better than the average.")
         advice.append(f"Or lower weighting.tau (--tau, now {tau:g})." if tau is not None else "")
-    best = run.best(_measure(run), high=True)
+    best = run.best(_measure(run))
     until = f"; the best value was reached in round {best[1]}" if best and best[1] < 0.9 * len(run.rounds) else ""
     advice.append(f"Train for fewer rounds (--rounds, now {run.planned or len(run.rounds)}){until}.")
     return advice
@@ -212,7 +212,7 @@ def _best_stretch(run: RunRecord, key: str) -> tuple[float, int] | None:
 
 def _judge_stability(run: RunRecord, verdict: Verdict) -> None:
     values = [v for v in run.series("velocity_divergence") if v is not None]
-    highest = run.best("velocity_divergence", high=True)
+    highest = run.best("velocity_divergence")
     if highest and highest[0] > LARGE_DIVERGENCE and highest[0] > BLOW_UP * median(values):
         reason = (
             f"Velocity divergence jumped to {plain(highest[0])} in round {highest[1]}: the update was unstable there."

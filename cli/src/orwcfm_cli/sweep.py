@@ -49,7 +49,9 @@ def sweep(
                 "which the same line goes on"
             )
         whole = Grid({**axes, **Grid.parse(grid).axes})
-        whole.check_line(base, asked_for({**given, "config": None, "preset": None}))
+        line = asked_for({**given, "config": None, "preset": None})
+        line.pop("grid", None)
+        whole.check_line(base, line)
         check_preset(given["preset"], whole.axes.get("train.name", ()))
         result = start(out, base, whole, processes)
     failed = result["failed"]

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, time
 from typing import Any
 
 from orwcfm_core.config import SECTIONS
@@ -127,16 +126,20 @@ class Grid:
         ]
 
     def check_line(self, base: Tables, line: Tables) -> None:
-        """See that what the command line sets holds for all components that the grid names.
+        """See that the grid does not set what the command line sets, and that this holds for all components it names.
 
         Args:
             base: The base configuration: the line over a file.
             line: The line alone.
 
         Raises:
-            UserError: The base names a component, and the line's options would go with it.
+            UserError: It does; or the base names a component, and the line's options would go with it.
         """
-        errors = []
+        errors = [
+            f"{option}: is set on the command line and in --grid; keep one"
+            for option in flat(line)
+            if option in self.axes and not option.endswith(".name")
+        ]
         for section, options in line.items():
             before = base[section].get("name")
             for name in self.axes.get(f"{section}.name", ()) if before else ():
@@ -167,7 +170,9 @@ class Grid:
 
 def text_of(value: Any) -> str:
     """A value as it is written."""
-    return value if isinstance(value, str) else f"{value:.12g}" if isinstance(value, float) else json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
@@ -190,8 +195,12 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 
 
 def _list(value: Any) -> bool:
-    """Whether a value of a file is a list that JSON can write."""
-    return isinstance(value, list) and not any(isinstance(v, date | time) for v in value)
+    """Whether a value of a file is a list that JSON can write, which has no dates."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return isinstance(value, list)
 
 
 def _json(text: str, listed: str) -> list[Any]:
@@ -206,7 +215,7 @@ def _json(text: str, listed: str) -> list[Any]:
 
 def _slug(value: Any) -> str:
     """A value within a file's name; what had to be changed gets a fingerprint."""
-    text = text_of(value)
+    text = text_of(value) if isinstance(value, str | float) else json.dumps(value)
     slug = re.sub(r"[^\w.+-]+", "-", text)[:LONGEST]
     return slug if slug == text else f"{slug}~{_fingerprint(text)}"
 

@@ -78,7 +78,8 @@ class Pool:
     def interrupt(self) -> None:
         """Let all of them save and end."""
         for child, _ in self.children.values():
-            child.send_signal(signal.SIGINT)
+            # Not SIGINT: what a script starts in the background ignores that, and so do its children.
+            child.send_signal(signal.SIGTERM)
 
 
 def error_in(log: Path, code: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.metadata import version
 from math import floor, log10
@@ -14,12 +14,12 @@ from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import MINUS, TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.options import flat
 from orwcfm_cli.outcomes import Outcome, outcomes_of, winners
-from orwcfm_cli.overview import Point, common_reference, cost_plane, headline_without_gain, link, thumbnail
+from orwcfm_cli.overview import LONGEST, Point, common_reference, cost_plane, headline_without_gain, link, thumbnail
 from orwcfm_cli.page import DASH, DOT, duration, fact_list, figure, page, table, written
 from orwcfm_cli.report_verdict import judge
 from orwcfm_cli.sweep_folder import SweepFolder
 from orwcfm_cli.sweep_grid import SEED, Grid, text_of
-from orwcfm_cli.sweep_results import Mean, Row, Setting, settings_of
+from orwcfm_cli.sweep_results import Mean, Row, Setting, mean_of, settings_of
 
 __all__ = ["write_sweep_report"]
 
@@ -38,7 +38,7 @@ def write_sweep_report(folder: SweepFolder, grid: Grid, rows: Sequence[Row]) -> 
         The page.
     """
     target = folder.path / "report.html"
-    replace_file(target, _Page(folder, grid, rows, target).html().encode())
+    replace_file(target, _Page(folder, grid, rows, target).html().encode(errors="backslashreplace"))
     return target
 
 
@@ -75,7 +75,7 @@ class _Page:
             ("Time of all rounds", duration(total), "without start and evaluation"),
         ]
         for outcome in self.gains[:1]:
-            start = self.reference.baseline(outcome.key) if self.reference else None
+            start = self._start(outcome)
             facts += (
                 [(f"{outcome.name.capitalize()} before", number(start), "the reference")] if start is not None else []
             )
@@ -123,12 +123,19 @@ class _Page:
         option = self._numeric()
         if option is None or not self.outcomes:
             return ""
-        figures = "".join(self._curve(outcome, option) for outcome in self.outcomes)
+        lines: dict[str, list[Setting]] = {}
+        for setting in self.settings:
+            label = ", ".join(text_of(value) for o, value in setting.grid.items() if o != option)
+            lines.setdefault(label, []).append(setting)
+        short = all(len(label) <= LONGEST for label in lines)
+        named = lines if short else {str(i + 1): group for i, group in enumerate(lines.values())}
+        figures = "".join(self._curve(outcome, option, named) for outcome in self.outcomes)
         others = [short for o, short in self.names.items() if o != option]
-        lines = f" One line for each {' and '.join(others)}." if others else ""
+        about = f" One line for each {' and '.join(others)}" if others else ""
+        about += "" if short else ": " + "; ".join(f"{i + 1} is {label}" for i, label in enumerate(lines))
         note = (
-            f"Means over seeds; the band is one standard error.{lines} The values of {self.names[option]} stand at "
-            "equal distances."
+            f"Means over seeds; the band is one standard error.{about}{'.' if about else ''} The values of "
+            f"{self.names[option]} stand at equal distances."
         )
         title = f"Along {self.names[option]}"
         return f"<h2>{escape(title)}</h2>\n<p class=soft>{escape(note)}</p>\n<div class=charts>{figures}</div>"
@@ -141,12 +148,8 @@ class _Page:
                 return option
         return None
 
-    def _curve(self, outcome: Outcome, option: str) -> str:
+    def _curve(self, outcome: Outcome, option: str, lines: Mapping[str, Sequence[Setting]]) -> str:
         places = {value: i for i, value in enumerate(sorted({s.grid[option] for s in self.settings}))}
-        lines: dict[str, list[Setting]] = {}
-        for setting in self.settings:
-            others = ", ".join(text_of(value) for o, value in setting.grid.items() if o != option)
-            lines.setdefault(others, []).append(setting)
         series = []
         for i, (label, group) in enumerate(lines.items()):
             known = sorted((places[s.grid[option]], mean) for s in group if (mean := s.mean(outcome.key)))
@@ -183,10 +186,10 @@ class _Page:
     def _plane(self, gain: Outcome, cost: Outcome) -> str:
         points = []
         for i, setting in enumerate(self.settings):
-            x, y = setting.mean(cost.key), setting.mean(gain.key)
+            runs = [(record.end(cost.key), record.end(gain.key)) for record in setting.done]
+            dots = [(a, b) for a, b in runs if a is not None and b is not None]
+            x, y = mean_of([a for a, _ in dots]), mean_of([b for _, b in dots])
             if x and y:
-                runs = [(record.end(cost.key), record.end(gain.key)) for record in setting.done]
-                dots = [(a, b) for a, b in runs if a is not None and b is not None]
                 tone = TONES[i % len(TONES)]
                 trail = Trail(dots, tone=tone, timeless=True) if len(dots) > 1 else None
                 points.append(Point(setting.label, x.value, y.value, tone, (x.error or 0.0, y.error or 0.0), trail))
@@ -197,7 +200,7 @@ class _Page:
             [
                 *(escape(text_of(value)) for value in setting.grid.values()),
                 f"{len(setting.done)} of {len(setting.rows)}",
-                *(_cell(setting.mean(outcome.key)) for outcome in self.outcomes),
+                *(_cell(setting.mean(outcome.key), len(setting.done)) for outcome in self.outcomes),
             ]
             for setting in self.settings
         ]
@@ -270,5 +273,8 @@ def _words(mean: Mean) -> str:
     return f"{mean.value:.{decimals}f} {PLUS_MINUS} {mean.error:.{decimals}f}".replace("-", MINUS)
 
 
-def _cell(mean: Mean | None) -> str:
-    return DASH if mean is None else _words(mean)
+def _cell(mean: Mean | None, runs: int) -> str:
+    """A mean, and of how many of the runs it is where some have no such measure."""
+    if mean is None:
+        return DASH
+    return _words(mean) + (f" ({mean.count} of {runs})" if mean.count < runs else "")

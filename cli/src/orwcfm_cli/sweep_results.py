@@ -20,7 +20,7 @@ from orwcfm_cli.report_data import RunRecord, read_run
 from orwcfm_cli.sweep_folder import SweepFolder
 from orwcfm_cli.sweep_grid import SEED, Combination, Grid, text_of
 
-__all__ = ["Mean", "Row", "Setting", "read_rows", "settings_of", "write_results"]
+__all__ = ["Mean", "Row", "Setting", "mean_of", "read_rows", "settings_of", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,14 @@ class Setting:
 
     def mean(self, key: str) -> Mean | None:
         """A measure at the end of the runs that are done."""
-        values = [value for record in self.done if (value := record.end(key)) is not None]
-        if not values:
-            return None
-        return Mean(fmean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else None, len(values))
+        return mean_of([value for record in self.done if (value := record.end(key)) is not None])
+
+
+def mean_of(values: Sequence[float]) -> Mean | None:
+    """Their mean; None of nothing."""
+    if not values:
+        return None
+    return Mean(fmean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else None, len(values))
 
 
 def read_rows(
@@ -177,7 +181,12 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _resolved(tables: Mapping[str, Any], option: str, given: Any) -> Any:
-    """What the configuration made of a value; as it was given, where that is not one option any more."""
+    """What the configuration made of a value; as it was given, where that is not one option any more.
+
+    So it is with names, whose numbers (`w2:0.1`) are options of their own.
+    """
+    if option.endswith(".name"):
+        return given
     found: Any = tables
     for part in option.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None

@@ -217,11 +217,16 @@ def _same_base(before: Plan, base: Tables, grid: Grid) -> None:
     Raises:
         UserError: It is not; names the options.
     """
-    first = Plan(before.base, Grid({o: v[:1] for o, v in before.grid.axes.items()}), 1)
-    now = Plan(base, first.grid, 1)
-    old, new = (flat(next(iter(resolve_all(plan).values()))[1].tables()) for plan in (first, now))
-    changed = [
-        f"{o}: was {old.get(o, 'unset')}, is {new.get(o, 'unset')}" for o in {**old, **new} if old.get(o) != new.get(o)
-    ]
+    # Each component that the grid names has options of its own.
+    few = Grid({o: v if o.endswith(".name") else v[:1] for o, v in before.grid.axes.items()})
+    then, now = (resolve_all(Plan(shared, few, 1)) for shared in (before.base, base))
+    changed = []
+    for name in then:
+        old, new = (flat(runs[name][1].tables()) for runs in (then, now))
+        changed += [
+            f"{o}: was {old.get(o, 'unset')}, is {new.get(o, 'unset')}; a sweep's base cannot change, use another --out"
+            for o in {**old, **new}
+            if old.get(o) != new.get(o)
+        ]
     if changed:
-        raise UserError("\n".join(f"{line}; a sweep's base cannot change, use another --out" for line in changed))
+        raise UserError("\n".join(dict.fromkeys(changed)))

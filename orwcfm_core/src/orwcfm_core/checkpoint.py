@@ -110,7 +110,7 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The intact checkpoint of the best quality, the newest of several; None where none has any."""
+    """The intact checkpoint of the best quality, the oldest of several; None where none has any."""
     return next((candidate for candidate in _by_quality(folder) if _whole(candidate)), None)
 
 
@@ -246,9 +246,9 @@ def _by_round(folder: Path) -> list[Path]:
 
 
 def _by_quality(folder: Path) -> list[Path]:
-    """All checkpoints of a known quality, the best first, of equal ones the newest."""
-    known = [(quality, i, path) for i, path in enumerate(_by_round(folder)) if (quality := _quality(path)) is not None]
-    return [path for *_, path in sorted(known, reverse=True)]
+    """All checkpoints of a known quality, the best first, of equal ones the oldest."""
+    known = [(-quality, i, path) for i, path in enumerate(_by_round(folder)) if (quality := _quality(path)) is not None]
+    return [path for *_, path in sorted(known)]
 
 
 def _discard(checkpoint: Path) -> None:
