@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from commandline import ORWCFM, SMALL
@@ -85,6 +86,24 @@ def test_results_keep_encoding_and_terminal(tmp_path, loud):
     done = subprocess.run(command, env={**env, "PYTHONIOENCODING": "utf-16-le"}, capture_output=True, check=True)
     assert "A test." in done.stdout.decode("utf-16-le")
     assert terminal_output(command, {**env, "ORWCFM_PLUGINS": "w2"})[0].rstrip().endswith("…")
+    # What the terminal's encoding lacks is written by its number.
+    plain = {**env, "ORWCFM_PLUGINS": "w2", "PYTHONIOENCODING": "ascii"}
+    assert terminal_output(command, plain)[0].rstrip().endswith("\\u2026")
+
+
+def test_other_encodings_and_names_of_folders_do_no_harm(tmp_path):
+    prompt = "reward.prompt=ein Mädchen mit Schuh"
+    config = subprocess.run(
+        [ORWCFM, "run", "--reward", "jpeg-compressibility", "--set", prompt, "--print-config"], capture_output=True
+    ).stdout
+    (tmp_path / "run.toml").write_bytes(config)
+    latin = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    command = [ORWCFM, "run", "--config", "run.toml", "--print-config", "--json"]
+    found = subprocess.run(command, cwd=tmp_path, env=latin, capture_output=True, check=True).stdout
+    assert json.loads(found)["reward"]["prompt"] == ["ein Mädchen mit Schuh"]
+    command = [ORWCFM, "run", "--backbone", "gmm", "--reward", "component", "--rounds", "1", "--out", b"run\xff"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert (Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff")) / "report.html").is_file()
 
 
 def terminal_output(command, env):

@@ -62,10 +62,10 @@ def test_the_best_is_kept_beyond_the_newest(lab: Any, tmp_path: Path) -> None:
     _, state = lab.start()
     for number, quality in enumerate([None, 0.3, 0.9, 0.5, 0.9, 0.1, None, 0.2]):
         save(state, tmp_path, number, quality)
-    # Of two that are equally good, the newer one.
-    assert names(tmp_path) == ["round_0004", "round_0006", "round_0007"]
-    assert best_checkpoint(tmp_path) == tmp_path / "round_0004"
-    assert best_round(tmp_path) == 4
+    # Of two that are equally good the older one: since then nothing was better.
+    assert names(tmp_path) == ["round_0002", "round_0006", "round_0007"]
+    assert best_checkpoint(tmp_path) == tmp_path / "round_0002"
+    assert best_round(tmp_path) == 2
 
 
 def test_without_any_quality_the_newest_are_kept(lab: Any, tmp_path: Path) -> None:
