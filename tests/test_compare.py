@@ -20,8 +20,11 @@ def test_runs_and_sweeps_are_compared_on_one_page(orwcfm, tmp_path):
     assert [run["options"]["reg.alpha"] for run in result["runs"]] == [0.0, 1.0, 3.0, 0.1]
     final = json.loads((tmp_path / "run" / "final.json").read_text())
     assert result["runs"][2]["end"]["reward_mean"] == final["reward_mean"]
-    # Rewards of other kinds are not ranked, and the one judged run has nobody to be compared with.
-    assert {front["gain"] for front in result["fronts"]} == {"heldout_class-probability"}
+    # Rewards of other kinds are not ranked, nor what is measured from other models or in other features.
+    assert result["fronts"] == []
+    alone = json.loads(orwcfm("compare", "sweep", "run", "--json").stdout)
+    assert {front["gain"] for front in alone["fronts"]} == {"reward_mean"}
+    assert {front["cost"] for front in alone["fronts"]} >= {"velocity_divergence", "diversity"}
 
     page = (tmp_path / "page.html").read_text()
     assert 'href="sweep/runs/alpha=0/report.html"' in page
