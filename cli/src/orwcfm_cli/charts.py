@@ -172,7 +172,7 @@ def line_chart(
     width, height = size
     ends = [_end_label(s, log) for s in series]
     labels = max([CHARACTER * len(x_label) + 12, *(BOLD * len(text) for _, text in ends)])
-    # However long they are, the lines go to the right.
+    # Lines go to the right, however long the labels at their ends are.
     right = max(width / 4, width - 8 - labels)
     guides = [g for g in guides if _shown(g.value, log)]
     heights = [v for s in series for v in _extent(s, log)] + [g.value for g in guides]

@@ -127,12 +127,12 @@ class _Page:
         for setting in self.settings:
             label = ", ".join(text_of(value) for o, value in setting.grid.items() if o != option)
             lines.setdefault(label, []).append(setting)
-        short = all(len(label) <= LONGEST for label in lines)
-        named = lines if short else {str(i + 1): group for i, group in enumerate(lines.values())}
+        fitting = all(len(label) <= LONGEST for label in lines)
+        named = lines if fitting else {str(i + 1): group for i, group in enumerate(lines.values())}
         figures = "".join(self._curve(outcome, option, named) for outcome in self.outcomes)
         others = [short for o, short in self.names.items() if o != option]
         about = f" One line for each {' and '.join(others)}" if others else ""
-        about += "" if short else ": " + "; ".join(f"{i + 1} is {label}" for i, label in enumerate(lines))
+        about += "" if fitting else ": " + "; ".join(f"{i + 1} is {label}" for i, label in enumerate(lines))
         note = (
             f"Means over seeds; the band is one standard error.{about}{'.' if about else ''} The values of "
             f"{self.names[option]} stand at equal distances."
