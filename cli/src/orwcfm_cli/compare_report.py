@@ -11,7 +11,6 @@ from typing import Any
 
 from orwcfm_core.errors import UserError
 
-from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.outcomes import COSTS, Outcome, front, outcomes_of, winners
 from orwcfm_cli.overview import (
@@ -24,7 +23,7 @@ from orwcfm_cli.overview import (
     link,
     thumbnail,
 )
-from orwcfm_cli.page import ARROW, DASH, DOT, figure, page, table, written
+from orwcfm_cli.page import ARROW, DASH, DOT, figure, page, table, write_page, written
 from orwcfm_cli.report_data import RunRecord, read_run, running_mean
 from orwcfm_cli.report_verdict import judge
 from orwcfm_cli.sweep_folder import SweepFolder, is_sweep
@@ -157,7 +156,7 @@ def write_comparison(comparison: Comparison, target: Path) -> None:
     )
     footer = f"Written by orwcfm {version('orwcfm')} from {len(comparison.entries)} run folders."
     html = page(f"{len(comparison.entries)} runs {DOT} orwcfm comparison", header, sections, footer)
-    replace_file(target, html.encode(errors="backslashreplace"))
+    write_page(target, html)
 
 
 def _headline(comparison: Comparison) -> str:

@@ -7,9 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-__all__ = ["ARROW", "DASH", "DOT", "duration", "fact_list", "figure", "image", "page", "table", "written"]
+from orwcfm_cli.atomic import replace_file
+
+__all__ = ["ARROW", "DASH", "DOT", "duration", "fact_list", "figure", "image", "page", "table", "write_page", "written"]
 
 DASH = "\N{EM DASH}"
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -59,6 +62,11 @@ def image(png: bytes, size: tuple[int, int], alt: str) -> str:
     """A picture that is part of the page, of a width and a height in pixels."""
     data = base64.b64encode(png).decode()
     return f'<img src="data:image/png;base64,{data}" width="{size[0]}" height="{size[1]}" alt="{escape(alt)}">'
+
+
+def write_page(target: Path, html: str) -> None:
+    """Write a page as a whole or not at all; what is no text, as names of folders may be, is written by its numbers."""
+    replace_file(target, html.encode(errors="backslashreplace"))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "numbers") -> str:

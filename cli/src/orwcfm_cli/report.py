@@ -10,10 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import Guide, Mark, Series, Trail, line_chart, number, plane, spans_decades
 from orwcfm_cli.options import flat
-from orwcfm_cli.page import ARROW, DASH, DOT, duration, fact_list, figure, image, page, table, written
+from orwcfm_cli.page import ARROW, DASH, DOT, duration, fact_list, figure, image, page, table, write_page, written
 from orwcfm_cli.report_data import Picture, RunRecord, finite, read_run, running_mean
 from orwcfm_cli.report_metrics import ALPHA, Metric, metrics_of
 from orwcfm_cli.report_verdict import Verdict, judge, measure_name, plain
@@ -38,7 +37,7 @@ def write_report(run: Path) -> Path:
         UserError: There is no readable run.toml.
     """
     target = run / "report.html"
-    replace_file(target, _page(read_run(run)).encode(errors="backslashreplace"))
+    write_page(target, _page(read_run(run)))
     return target
 
 

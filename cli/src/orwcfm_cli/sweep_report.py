@@ -10,12 +10,11 @@ from math import floor, log10
 from pathlib import Path
 from typing import Any
 
-from orwcfm_cli.atomic import replace_file
 from orwcfm_cli.charts import MINUS, TONES, Guide, Series, Trail, line_chart, number, spans_decades
 from orwcfm_cli.options import flat
 from orwcfm_cli.outcomes import Outcome, outcomes_of, winners
 from orwcfm_cli.overview import LONGEST, Point, common_reference, cost_plane, headline_without_gain, link, thumbnail
-from orwcfm_cli.page import DASH, DOT, duration, fact_list, figure, page, table, written
+from orwcfm_cli.page import DASH, DOT, duration, fact_list, figure, page, table, write_page, written
 from orwcfm_cli.report_verdict import judge
 from orwcfm_cli.sweep_folder import SweepFolder
 from orwcfm_cli.sweep_grid import SEED, Grid, text_of
@@ -38,7 +37,7 @@ def write_sweep_report(folder: SweepFolder, grid: Grid, rows: Sequence[Row]) -> 
         The page.
     """
     target = folder.path / "report.html"
-    replace_file(target, _Page(folder, grid, rows, target).html().encode(errors="backslashreplace"))
+    write_page(target, _Page(folder, grid, rows, target).html())
     return target
 
 
