@@ -57,11 +57,12 @@ def orwcfm_rewards():
     return [RewardSpec(
         name=name, summary="A toy.", config=Config, factory=f"toy_reward:{name.title()}", value_range=(0.0, None),
         references=("One", "Two"), differentiable=True, example=Example(shape=(2,), options={"scale": 3.0}),
-    ) for name in ("toy", "bare")]
+        deterministic=name != "dice",
+    ) for name in ("toy", "bare", "dice")]
 """
 
 REWARD = """
-import os, signal, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 import torch
 from orwcfm_core.errors import UserError
@@ -75,7 +76,7 @@ class Toy(Reward):
 
     def score(self, images, prompts):
         do, _, what = prompts[0].partition(" ")
-        if do in ("die", "raise", "quit", "blame", "hang", "once", "pid", "mask", "print", "number"):
+        if do in ("die", "raise", "quit", "blame", "hang", "once", "pid", "mask", "print", "number", "draw", "start"):
             return getattr(self, do)(images, what)
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         return Scores(images.flatten(1).mul(self.config.scale).exp().mean(1) + lengths)
@@ -123,10 +124,20 @@ class Toy(Reward):
     def number(self, images, what):
         return float(what)
 
+    def draw(self, images, what):
+        return Scores(torch.randn(len(images)))
+
+    def start(self, images, what):
+        child = subprocess.Popen(["sleep", "1000"])
+        return Scores(torch.full((len(images),), child.pid, dtype=torch.float64))
+
 setattr(Toy, "raise", Toy.raise_)
 
 class Bare(Toy):
     features = Reward.features
+
+class Dice(Toy):
+    pass
 """
 
 
@@ -151,7 +162,7 @@ def env(tmp_path_factory) -> Path:
     info = site / "orwcfm_reward_toy-1.5.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: orwcfm-reward-toy\nVersion: 1.5\n")
-    (info / "entry_points.txt").write_text("[orwcfm.rewards]\ntoy = toy_plugin\nbare = toy_plugin\n")
+    (info / "entry_points.txt").write_text("[orwcfm.rewards]\ntoy = toy_plugin\nbare = toy_plugin\ndice = toy_plugin\n")
     return folder
 
 
@@ -314,6 +325,48 @@ def test_is_started_anew_when_killed_and_ends_with_its_owner(plugin, reward, cap
         os.kill(second, 0)
 
 
+def test_random_numbers_follow_from_those_of_this_process(env):
+    dice = RemotePlugin("dice", str(env))
+    own = dice.build(dice.spec.config(), Reward)
+
+    def drawn() -> torch.Tensor:
+        return own.score(points(), ["draw"] * 3).values
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        first, second = drawn(), drawn()
+        torch.manual_seed(3)
+        assert torch.equal(drawn(), first)
+        os.kill(pid(own), signal.SIGKILL)
+        # The state after `first` and the request for the number of the process.
+        torch.manual_seed(3)
+        drawn()
+        assert torch.equal(drawn(), second)
+    assert not torch.equal(first, second)
+    own.close()
+
+
+@pytest.mark.parametrize("end", ["gently", "killed"])
+def test_what_the_reward_started_ends_with_it(plugin, end):
+    own = plugin.build(plugin.spec.config(), Reward)
+    child = int(own.score(points(1), ["start"]).values)
+    if end == "killed":
+        os.kill(pid(own), signal.SIGKILL)
+        own.score(points(), ["a"] * 3)
+    else:
+        own.close()
+    assert not lives(child)
+    own.close()
+
+
+def lives(number: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_killed_during_a_request_once(reward, tmp_path, caplog):
     values = reward.score(points(), [f"once {tmp_path / 'file'}"] * 3).values
     assert torch.equal(values, points()[:, 0])
@@ -430,8 +483,12 @@ def test_environments_that_cannot_serve(tmp_path, monkeypatch, plugin):
     (site / "orwcfm_core" / "__init__.py").touch()
     assert failure(tmp_path / "env").startswith(f"{start}.worker; the orwcfm-core there is too old")
     assert "no Python interpreter at" in failure(tmp_path / "nowhere")
-    monkeypatch.setattr("orwcfm_core.remote_process.PROTOCOL", 2)
-    assert "has protocol 1, this one has 2; " in failure(plugin.environment.where)
+    old = tmp_path / "old"
+    old.write_text("#!/bin/sh\necho 'Unknown option: -P' >&2\necho 'Try `python -h' >&2\nexit 2\n")
+    old.chmod(0o755)
+    assert failure(old) == f"cannot start reward 'toy' in {old}: its Python is older than 3.11, which orwcfm-core needs"
+    monkeypatch.setattr("orwcfm_core.remote_process.PROTOCOL", 3)
+    assert "has protocol 2, this one has 3; " in failure(plugin.environment.where)
 
 
 def test_an_environment_is_told_from_a_distribution(env, tmp_path, monkeypatch):

@@ -120,12 +120,13 @@ class RunFolder:
         text = to_toml({**config.tables(), "versions": versions, "notes": notes})
         replace_file(self.path / "run.toml", text.encode())
 
-    def read_config(self, changes: Tables | None = None) -> RunConfig:
+    def read_config(self, changes: Tables | None = None, scored: bool = True) -> RunConfig:
         """The configuration that `write_config` wrote.
 
         Args:
             changes: Options by section that are other than they were. None leaves callbacks out: who only reads a run
                 tells them nothing, and may not have them.
+            scored: Whether rewards and judges are wanted; without `changes` alone.
 
         Raises:
             UserError: It was changed to something that is not valid, or in what a run cannot change under way.
@@ -135,7 +136,7 @@ class RunFolder:
         if changes is None:
             written.pop("callback", None)
         if not changes:
-            return resolve(written, Registry())
+            return resolve(written, Registry(), scored)
         fixed = [
             f"{s}.{o}"
             for s, table in changes.items()
@@ -194,11 +195,12 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             os.fsync(file.fileno())
 
-    def rewind(self, rounds: int) -> int:
-        """Drop what is newer than the newest checkpoint: lines of later rounds, and a result if there will be another.
+    def rewind(self, rounds: int, unfinished: bool) -> int:
+        """Drop what is newer than the newest checkpoint: lines of later rounds, and the result if more will follow.
 
         Args:
             rounds: Rounds that the checkpoint has done.
+            unfinished: Whether there are rounds left.
 
         Returns:
             How many of those have no line.
@@ -208,7 +210,8 @@ class RunFolder:
         """
         kept = [line for row, line in self._rows() if row["round"] <= rounds]
         replace_file(self.path / "metrics.jsonl", b"".join(line + b"\n" for line in kept))
-        (self.path / "final.json").unlink(missing_ok=True)
+        if unfinished:
+            (self.path / "final.json").unlink(missing_ok=True)
         remove_leftovers(self.path)
         remove_leftovers(self.path / "samples")
         return rounds - len(kept)

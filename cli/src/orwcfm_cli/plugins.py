@@ -100,7 +100,10 @@ def check(kind: str, name: str, settings: tuple[str, ...], as_json: bool) -> Non
     plugin, options = _plugin(kind, name, registry), _options(kind, settings)
     if isinstance(plugin, RemotePlugin):
         there = plugin.environment.interpreter.with_name("orwcfm")
-        raise UserError(f"{plugin}: check it there: {there} plugins check {kind} {plugin.asked}, or run its tests")
+        missing = "" if there.exists() else f" (after {plugin.environment.interpreter} -m pip install orwcfm)"
+        raise UserError(
+            f"{plugin}: check it there: {there} plugins check {kind} {plugin.asked}{missing}, or run its tests"
+        )
     from orwcfm_core.testing import check as conformance
 
     rows = []

@@ -89,7 +89,7 @@ def resume(path: Path, changes: Tables) -> dict[str, Any]:
                     )
                 if changes:
                     folder.write_config(config, _notes(state, config))
-                missing = folder.rewind(state.round)
+                missing = folder.rewind(state.round, state.round < config.train.rounds)
                 if missing:
                     display.note(f"warning: metrics.jsonl has no line of {missing} of the rounds that are done")
                 if not checkpoint:
@@ -179,7 +179,7 @@ def sample(
         Where the picture is.
     """
     folder = RunFolder.open(path)
-    config = folder.read_config()
+    config = folder.read_config(scored=False)
     if out and out.is_dir():
         raise UserError(f"--out {out}: expected a PNG file, got a folder")
     with guarded(config, "--count"):

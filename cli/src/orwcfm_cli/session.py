@@ -91,20 +91,23 @@ class Session:
             with guarded(self.config):
                 self.callbacks.run_start(self.run, self.reference)
                 self._rounds(signals)
-                result = {} if signals.caught else evaluate(self.state, self.config.train.eval_samples)
+                measured = {} if signals.caught else evaluate(self.state, self.config.train.eval_samples)
+            if signals.caught:
+                self._keep("interrupted")
+            else:
+                result = {"round": self.state.round, **measured}
+                self.folder.write_json("final.json", result)
+                report = write_report(self.folder.path)
         except (RunError, UserError, OSError) as e:
             self._rescue(e)
             with suppress(CallbackError):
                 self._end("failed", {})
             raise
         if signals.caught:
-            self._keep("interrupted")
             self._end("interrupted", {})
             raise SystemExit(128 + signals.caught)
-        self.folder.write_json("final.json", {"round": self.state.round, **result})
-        report = write_report(self.folder.path)
         self._end("done", result)
-        return {**result, "run": str(self.folder.path), "report": str(report)}
+        return {**measured, "run": str(self.folder.path), "report": str(report)}
 
     def _end(self, status: str, result: dict[str, Any]) -> None:
         """Tell the callbacks, once, how the run ended."""
@@ -169,7 +172,12 @@ class Session:
         """Save what a failure would otherwise lose."""
         if isinstance(error, CallbackError):
             # The run itself is sound.
-            self._keep("stopped by a callback")
+            try:
+                self._keep("stopped by a callback")
+            except (RunError, UserError, OSError) as e:
+                self.display.note(f"stopped by a callback, and could not be saved: {e}")
+            else:
+                self.display.note(f"or, without callbacks: orwcfm resume {self.folder.path} --callback none")
         if isinstance(error, SkippedTooOften):
             file = self.folder.path / "failed" / f"round_{self.state.round + 1:04d}.safetensors"
             try:

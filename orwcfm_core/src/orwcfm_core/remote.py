@@ -92,7 +92,8 @@ class RemotePlugin:
 
         if not issubclass(RemoteReward, base):
             raise UserError(f"{self}: is a reward, expected a {base.__name__}")
-        return RemoteReward(self.asked, self.environment, config.model_dump(mode="json"), self.timeout)
+        options, deterministic = config.model_dump(mode="json"), self.spec.deterministic
+        return RemoteReward(self.asked, self.environment, options, self.timeout, deterministic)
 
     def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Have the reward's own model check and complete its options.

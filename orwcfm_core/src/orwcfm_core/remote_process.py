@@ -119,15 +119,19 @@ class Process:
             raise _ERRORS[answer["error"]](answer["message"])
         return answer["result"]
 
+    def said(self, what: str) -> bool:
+        """Whether a text is among the last lines that it printed."""
+        return any(what in line for line in self._said)
+
     def close(self) -> None:
         """End it gently, or by force where that takes too long."""
         self._finalizer()
 
     def kill(self) -> None:
         """End it at once, with all that it started."""
-        if self._popen.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._popen.pid, signal.SIGKILL)
+        # Later its number may be another process's.
+        if self.alive:
+            _kill_group(self._popen)
         self.close()
 
     def _send(self, message: bytes, deadline: float) -> None:
@@ -194,6 +198,8 @@ def _greet(process: Process, name: str, environment: Environment) -> None:
     try:
         theirs = process.ask(_START, "hello")
     except Ended as e:
+        if process.said("Unknown option: -P"):
+            raise UserError(f"{failure}: its Python is older than 3.11, which orwcfm-core needs") from e
         missing = re.search(r"No module named '?(orwcfm_core[.\w]*)", str(e))
         if not missing:
             raise UserError(f"{failure}: {e}") from e
@@ -220,11 +226,15 @@ def _keep_lines(stream: IO[bytes], lines: deque[str]) -> None:
 
 
 def _end(popen: subprocess.Popen[bytes], connection: socket.socket) -> None:
-    """Close the connection, at which a worker ends; kill one that does not."""
+    """Close the connection, at which a worker ends; kill one that does not, and what the reward started."""
     connection.close()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         popen.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(popen.pid, signal.SIGKILL)
-        popen.wait()
+    _kill_group(popen)
+    popen.wait()
+
+
+def _kill_group(popen: subprocess.Popen[bytes]) -> None:
+    """Kill a worker with all that it started, which may outlive it: its session, and so its group, is its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(popen.pid, signal.SIGKILL)

@@ -37,18 +37,27 @@ class RemoteReward(Reward):
         environment: Where it is installed.
         options: Its options, complete.
         timeout: Time limit of each batch, in seconds.
+        deterministic: Whether it draws no random numbers; otherwise those of a batch follow from torch's generator here.
 
     Raises:
         UserError: The reward cannot be built there.
         RunError: The worker ended twice while building it.
     """
 
-    def __init__(self, name: str, environment: Environment, options: Mapping[str, Any], timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        environment: Environment,
+        options: Mapping[str, Any],
+        timeout: float = 600.0,
+        deterministic: bool = True,
+    ) -> None:
         self.name = name.partition("@")[0]
         self._asked = name
         self._environment = environment
         self._options = options
         self._timeout = timeout
+        self._deterministic = deterministic
         # Loading weights and moving them may take longer than a batch.
         self._patience = max(timeout, _LOADING)
         self._device = torch.device("cpu")
@@ -58,7 +67,9 @@ class RemoteReward(Reward):
         self._persist(lambda process: None)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
-        values, *valid = self._compute("score", images, prompts=list(prompts))
+        # Of the generator that checkpoints keep, so that a run that is resumed goes on with the same random numbers.
+        seed = 0 if self._deterministic else int(torch.randint(2**63 - 1, ()))
+        values, *valid = self._compute("score", images, prompts=list(prompts), seed=seed)
         return Scores(values, *valid)
 
     @property

@@ -154,8 +154,7 @@ class _Reader:
             )
             return None
         name, environment = located(asked.text)
-        if python:
-            name, environment = asked.text, python
+        environment = python or environment
         below = suggested.rewards.get(asked.name, {})
         if environment:
             remote = RemotePlugin(name, environment, term.timeout or 600.0)
@@ -201,7 +200,7 @@ class _Reader:
         return self.options(section, table[name], name, given)
 
 
-def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunConfig:
+def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry, scored: bool = True) -> RunConfig:
     """Check a configuration and fill in what it leaves open.
 
     Where the user set nothing, the suggestions of trainer and backbone come before an option's default.
@@ -209,6 +208,7 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     Args:
         tables: Options by section; strings may stand for numbers, as on a command line.
         registry: Where components are looked up.
+        scored: Whether rewards and judges are wanted; who only draws from a model may not have them.
 
     Raises:
         UserError: Something is wrong; one line for every mistake.
@@ -219,8 +219,10 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry) -> RunC
     backbone = reader.component("backbone", "backbone", "unet")
     suggested, conditional = _suggestions(backbone, given)
     combine = reader.options("reward", CombineConfig, "reward", reader.take("reward", "combine"))
-    rewards = reader.rewards(suggested)
-    named = reader.judges("none", suggested) if "name" in tables.get("heldout", {}) else None
+    rewards = reader.rewards(suggested) if scored else ()
+    named = None if scored else ()
+    if scored and "name" in tables.get("heldout", {}):
+        named = reader.judges("none", suggested)
     reads = conditional or any(map(_reads_prompts, [*rewards, *(named or ())]))
     prompts = given or (suggested.prompts if reads else ()) or ("",)
     heldout = reader.judges(_judge(registry, suggested, rewards, prompts), suggested) if named is None else named
@@ -267,7 +269,10 @@ def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Sugge
     if backbone is None or not isinstance(spec, BackboneSpec):
         return Suggestions(), False
     with blame(str(backbone.plugin), UserError):
-        return spec.suggest(backbone.config, given), spec.conditional(backbone.config)
+        suggested = spec.suggest(backbone.config, given)
+        if not isinstance(suggested, Suggestions):
+            raise UserError(f"suggest returned a {type(suggested).__name__}, expected Suggestions")
+        return suggested, spec.conditional(backbone.config)
 
 
 def _unscheduled(label: str, reg: Choice, term: RegConfig) -> list[str]:
@@ -365,7 +370,8 @@ def _short_windows(trainer: Choice | None, rewards: Sequence[RewardChoice]) -> l
 
 def _reads_prompts(reward: Choice) -> bool:
     spec = reward.plugin.spec
-    return isinstance(spec, RewardSpec) and spec.reads_prompts and not spec.ignores_prompt(reward.config)
+    with blame(str(reward.plugin), UserError):
+        return isinstance(spec, RewardSpec) and spec.reads_prompts and not spec.ignores_prompt(reward.config)
 
 
 def _never_positive(spec: Spec) -> bool:

@@ -9,8 +9,10 @@ reward prints goes elsewhere. The modules that need torch are imported when the 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOL", "main"]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Number of the messages that pass; both ends must have the same."""
 
 _GRACE = 2.0  # seconds that a computation may go on after the parent went away
@@ -121,9 +123,13 @@ def main() -> None:
     inbox: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
     worker = _Worker(name, where, memory)
+    gone = threading.Event()
+    # Registered first, so that it is done last: whatever else the reward registers.
+    atexit.register(lambda: _end_group() if gone.is_set() else None)
     with suppress(BrokenPipeError, ConnectionResetError):
         while line := inbox.get():
             connection.sendall(worker.answer(line).encode() + b"\n")
+    gone.set()
 
 
 def _listen(connection: socket.socket, inbox: SimpleQueue[bytes]) -> None:
@@ -133,7 +139,14 @@ def _listen(connection: socket.socket, inbox: SimpleQueue[bytes]) -> None:
             inbox.put(line)
     inbox.put(b"")
     time.sleep(_GRACE)
+    _end_group()
     os._exit(1)
+
+
+def _end_group() -> None:
+    """End what the reward started, and this process with it, where it has a group of its own."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
 
 
 def _plain_fields(spec: Spec) -> dict[str, Any]:

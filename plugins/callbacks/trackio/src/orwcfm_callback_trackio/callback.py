@@ -39,7 +39,7 @@ class Trackio:
     @hookimpl
     def orwcfm_on_run_start(self, run: Run, reference: Mapping[str, Any]) -> None:
         """Start logging, or go on where the log ends."""
-        _use_folder(self.config.folder or Path(os.environ.get("TRACKIO_DIR") or run.path / "trackio"))
+        _use_folder(Path(self.config.folder or os.environ.get("TRACKIO_DIR") or run.path / "trackio"))
         import trackio
         from trackio.sqlite_storage import SQLiteStorage
 

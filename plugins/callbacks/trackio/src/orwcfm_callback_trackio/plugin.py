@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from orwcfm_core.plugin import CallbackSpec, ComponentConfig, hookimpl
-from pydantic import Field
+from orwcfm_core.plugin import CallbackSpec, ComponentConfig, absolute_path, hookimpl
+from pydantic import Field, field_validator
 
 __all__ = ["Config", "orwcfm_callbacks"]
 
@@ -14,9 +12,11 @@ class Config(ComponentConfig):
     """Options."""
 
     project: str = Field("orwcfm", min_length=1, description="Project of the run.")
-    folder: Path | None = Field(
+    folder: str | None = Field(
         None, description="Folder of the data, which runs may share; unset: TRACKIO_DIR, else in the run's folder."
     )
+
+    _from_anywhere = field_validator("folder")(absolute_path)
 
 
 @hookimpl
