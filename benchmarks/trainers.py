@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,24 +152,63 @@ def reference(task: str) -> Found:
     return {name: value for name, value in evaluate(start(task), SAMPLES).items() if isinstance(value, float)}
 
 
+def curve_of(done: Mapping[str, Found], task: str, seed: int) -> list[tuple[float, float]]:
+    """Score and diversity kept of the pre-trained model and of a seed's runs of the default that no other beats."""
+    about, before = TASKS[task], done[task]
+    score = list(about.scores.values())[-1]
+    runs = [run for a in METHODS["default"][1] if (run := done.get(f"{task} default {a:g} {seed}"))]
+    points = [(run[score], run[about.diversity] / before[about.diversity]) for run in runs]
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, reverse=True):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return [(before[score], 1.0), *reversed(front)]
+
+
+def above(front: Sequence[tuple[float, float]], x: float, y: float) -> float | None:
+    """How much more diversity is kept than on the line between the default's points; None further out than those."""
+    for (x0, y0), (x1, y1) in pairwise(front):
+        if x <= x1:
+            return y - (y0 + (y1 - y0) * max(0.0, x - x0) / (x1 - x0))
+    return None
+
+
+def beside(gaps: Sequence[float | None]) -> str:
+    """What `above` says for each seed, in a cell."""
+    known = [gap for gap in gaps if gap is not None]
+    if not known:
+        return "further out" if gaps else ""
+    of = f" ({len(known)} of {len(gaps)})" if len(known) < len(gaps) else ""
+    cell = f"{statistics.mean(known):+.3f}"
+    return f"{cell} ± {statistics.stdev(known) / len(known) ** 0.5:.3f}{of}" if len(known) > 1 else f"{cell}{of}"
+
+
 def table(done: Mapping[str, Found], task: str, seeds: Sequence[int]) -> Iterator[str]:
     """A row for each method and alpha; draws the curves as well."""
     about, before = TASKS[task], done[task]
-    yield row("", "alpha", *about.scores, "diversity kept", "rounds", "seeds")
-    yield row("pre-trained", "", *(f"{before[name]:.3f}" for name in about.scores.values()), "1.00", "", "")
+    yield row("", "alpha", *about.scores, "diversity kept", "above the default", "rounds", "seeds")
+    yield row("pre-trained", "", *(f"{before[name]:.3f}" for name in about.scores.values()), "1.00", "", "", "")
+    fronts = {seed: curve_of(done, task, seed) for seed in seeds}
+    score = list(about.scores.values())[-1]
     series: list[Series] = []
     corner: list[Series] = []
     least, lowest = about.corner[0][0], about.corner[1][0]
     for i, (method, (_, alphas)) in enumerate(METHODS.items()):
         points = []
         for alpha in alphas:
-            runs = [done[key] for seed in seeds if (key := f"{task} {method} {alpha:g} {seed}") in done]
+            of_seed = {seed: run for seed in seeds if (run := done.get(f"{task} {method} {alpha:g} {seed}"))}
+            runs = list(of_seed.values())
             if not runs:
                 continue
             scores = [[run[name] for run in runs] for name in about.scores.values()]
             kept = [run.get(about.diversity, 0.0) / before[about.diversity] for run in runs]
             cells = [spread(values, 3) for values in scores]
-            yield row(method, f"{alpha:g}", *cells, spread(kept, 2), int(runs[0]["rounds"]), len(runs))
+            gaps = [
+                above(fronts[seed], run[score], y)
+                for (seed, run), y in zip(of_seed.items(), kept, strict=True)
+                if method != "default" and len(fronts[seed]) > 1
+            ]
+            yield row(method, f"{alpha:g}", *cells, spread(kept, 2), beside(gaps), int(runs[0]["rounds"]), len(runs))
             points.append((statistics.mean(scores[-1]), statistics.mean(kept)))
         series += curve(method, LINES[i], points)
         corner += curve(method, LINES[i], [(x, y) for x, y in points if x >= least and y >= lowest])

@@ -56,6 +56,7 @@ def text(kind: str, found: Sequence[Page], ours: dict[str, Path]) -> Iterator[st
     yield from (f"# {kind.capitalize()}s", "", INTRODUCTIONS[kind], "")
     yield f"Written by `make docs`; `orwcfm plugins show {kind} NAME` prints the same of whatever is installed."
     if kind in SHARED:
+        yield "Trainers and backbones propose other values: `orwcfm run --print-config` prints what a run takes."
         yield from ("", f"Options that every {kind} has in a run:", "", *options(SHARED[kind]))
     for page in found:
         yield from ("", f"## {page.name}", "", page.summary, "", f"    {page.example}", "")

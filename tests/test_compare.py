@@ -33,6 +33,11 @@ def test_runs_and_sweeps_are_compared_on_one_page(orwcfm, tmp_path):
     assert found[3] >= 3 * 3
     assert ":CONSOLE" not in said
 
+    assert result["comparable"]["reward_mean"] is False
+    assert alone["comparable"]["reward_mean"] is True
+    assert "these values cannot be compared" in orwcfm("compare", "run", "pictures").stdout
+    assert all(run["done"] for run in result["runs"])
+
     table = orwcfm("compare", "sweep", "run").stdout.splitlines()
     assert table[0].split() == ["run", "rounds", "reward", "diversity", "velocity", "divergence", "reg.alpha"]
     assert table[3].startswith("run")
@@ -46,6 +51,7 @@ def test_runs_and_sweeps_are_compared_on_one_page(orwcfm, tmp_path):
         (("gone", "away"), "gone is neither a run folder nor a sweep"),
         (("a", "a"), "expected at least two runs to compare, found 1"),
         (("a", "b", "--out", "."), "expected an HTML file, got a folder"),
+        (("a", "b", "--out", "a/run.toml/page.html"), "cannot make its folder"),
     ],
 )
 def test_mistakes(orwcfm, tmp_path, args, said):

@@ -44,6 +44,10 @@ GMM = ("run", "--backbone", "gmm", "--reward", "component")
         (("run", "--nonsense"), "No such option"),
         (("run", "--device", "meta"), "train.device: 'meta' cannot be used here"),
         (("run", "--out", "x" * 300), "run folder xxx"),
+        (("run", "--backbone", "gmm", "--out", "/proc/x/run"), "cannot make run folder /proc/x/run: /proc cannot"),
+        (("run", "--backbone", "gmm", "--out", "/dev/null/run"), "/dev/null is not a folder"),
+        (("run", "--backbone", "gmm", "--trainer", "rwr", "--set", "train.data=gone"), "expected a folder of pictures"),
+        (("run", "--trainer", "flow-grpo", "--set", "weighting.fade=1"), "'group-advantage', known: name, schedule"),
         (("run", "--set", "heldout.name=none", "--set", "heldout.model=mnist"), "there is no held-out judge here"),
         (("run", "--set", "train.samples=1000000000000"), "train.samples: input should be less than or equal"),
         (("sample", "gone", "--seed", "99999999999999999999999"), "is not in the range"),
@@ -78,6 +82,14 @@ def test_a_run_folder_is_never_overwritten(orwcfm, tmp_path):
 def test_files_that_are_not_weights_are_refused(orwcfm, tmp_path):
     (tmp_path / "evil.safetensors").write_bytes(b"\x80\x04cos\nsystem\n")
     assert "not a file of this U-Net" in orwcfm("run", "--set", "backbone.weights=evil.safetensors", code=2).stderr
+
+
+def test_a_judge_that_is_trained_on_is_said(orwcfm, tmp_path):
+    done = orwcfm(*GMM, "--eval-reward", "component", "--rounds", 1, "--out", "run")
+    assert "warning: heldout.name: a reward that is trained on judges nothing: component" in done.stderr
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "it is trained on with the same options" in page
+    assert "never trained on" not in page
 
 
 def test_mistakes_around_a_run_that_exists(orwcfm, tmp_path):
@@ -151,6 +163,53 @@ def test_whatever_else_a_plugin_raises_has_its_name(orwcfm, plugin, tmp_path, me
     done = orwcfm("run", "--reward", "odd", "--set", "heldout.name=none", *SMALL, code=1, **env)
     assert "reward 'odd'" in done.stderr
     assert said in done.stderr
+
+
+def test_what_a_backbone_says_of_itself_wrongly_is_one_line(orwcfm, plugin, tmp_path):
+    env = plugin("eager", "return Scores(images.flatten(1).mean(1))")
+    light = tmp_path / "site-eager" / "eager_plugin.py"
+    text = light.read_text()
+    assert text.count("RewardSpec(") == 1
+    light.write_text(text.replace("RewardSpec(", "RewardSpec(ignores_prompt=lambda config: config.nothing, "))
+    done = orwcfm("run", "--reward", "eager", "--prompt", "a bag", code=2, **env)
+    assert "reward 'eager' of eager 1.0: AttributeError" in done.stderr
+
+
+CALLBACK = """
+from orwcfm_core.plugin import CallbackSpec, ComponentConfig, hookimpl
+
+@hookimpl
+def orwcfm_callbacks():
+    return [CallbackSpec(name="down", summary="A service.", config=ComponentConfig, factory="down_plugin:Down")]
+
+class Down:
+    def __init__(self, config):
+        pass
+
+    @hookimpl
+    def orwcfm_on_run_start(self, run, reference):
+        raise ValueError("the service is down")
+"""
+
+
+def test_a_callback_that_fails_takes_no_result_away(orwcfm, plugin, tmp_path):
+    env = plugin("down", "pass")
+    site = tmp_path / "site-down"
+    (site / "down_plugin.py").write_text(CALLBACK)
+    points = next(site.glob("*.dist-info")) / "entry_points.txt"
+    points.write_text(points.read_text().replace("orwcfm.rewards", "orwcfm.callbacks"))
+    orwcfm(*GMM, "--rounds", 1, "--out", "run")
+    result = (tmp_path / "run" / "final.json").read_bytes()
+    failed = orwcfm("resume", "run", "--callback", "down", code=1, **env).stderr
+    assert "the service is down" in failed
+    assert "without callbacks: orwcfm resume run --callback none" in failed
+    assert (tmp_path / "run" / "final.json").read_bytes() == result
+    # Where nothing can be saved, the callback's own words are not lost.
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "report.html").mkdir()
+    failed = orwcfm("resume", "run", code=1, **env).stderr
+    assert "the service is down" in failed
+    assert "could not be saved" in failed
 
 
 def test_a_plugin_that_fails_in_the_midst_of_a_run_is_named_and_callbacks_are_told(orwcfm, plugin, tmp_path):

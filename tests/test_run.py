@@ -80,6 +80,11 @@ def test_what_a_run_told_and_where_it_ran_is_not_needed_to_go_on_or_to_look(orwc
     toml.write_text(text.replace('[callback]\nname = "none"', '[callback]\nname = "gone"'))
     assert "unknown callback 'gone'" in orwcfm("resume", "run", "--rounds", 2, code=2).stderr
     orwcfm("sample", "run", "--count", 4)
+    # Nor what scored it to draw from it.
+    toml.write_text(text.replace('name = "component"', 'name = "component@/gone"'))
+    assert "no Python interpreter at /gone" in orwcfm("resume", "run", code=2).stderr
+    orwcfm("sample", "run", "--count", 4)
+    toml.write_text(text.replace('[callback]\nname = "none"', '[callback]\nname = "gone"'))
     orwcfm("resume", "run", "--rounds", 2, "--callback", "none")
     toml.write_text(toml.read_text().replace('device = "auto"', 'device = "cuda:99"'))
     assert "'cuda:99' cannot be used here" in orwcfm("resume", "run", "--rounds", 3, code=2).stderr

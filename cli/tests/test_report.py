@@ -232,6 +232,12 @@ def test_cautions(tmp_path: Path, options: dict[str, Any], label: str) -> None:
     assert verdict.advice
 
 
+def test_a_run_that_is_not_done_gets_no_final_verdict(tmp_path: Path) -> None:
+    verdict = judge(read_run(make_run(tmp_path / "run", done=23, heldout=0.27, reward=0.21)))
+    assert (verdict.level, verdict.label) == ("caution", "No gain so far")
+    assert not verdict.advice
+
+
 def test_advice_against_a_collapse_is_not_taken_back(tmp_path: Path) -> None:
     advice = judge(read_run(make_run(tmp_path / "run", diversity=0.05, heldout=0.27, reward=0.21))).advice
     assert any(text.startswith("Raise reg.alpha") for text in advice)

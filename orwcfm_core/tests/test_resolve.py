@@ -37,6 +37,12 @@ def test_user_comes_before_suggestion(toy_registry: Registry) -> None:
     assert config.heldout == ()
 
 
+def test_who_only_draws_needs_no_reward(toy_registry: Registry) -> None:
+    tables = {"backbone": {"name": "toy"}, "reward": {"name": "gone", "prompt": "a hat"}}
+    config = resolve(tables, toy_registry, scored=False)
+    assert (config.rewards, config.heldout, config.prompts) == ((), (), ("a hat",))
+
+
 def test_reward_does_not_judge_itself(toy_registry: Registry) -> None:
     assert resolve(BASE | {"reward": {"name": "judge"}}, toy_registry).heldout == ()
 

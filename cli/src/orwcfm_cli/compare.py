@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from orwcfm_cli.output import aligned, as_json, print_json
+from orwcfm_cli.output import aligned, as_json, check_out, print_json
 
 __all__ = ["compare"]
 
@@ -23,16 +23,13 @@ __all__ = ["compare"]
 @as_json
 def compare(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Compare runs, or all runs of sweeps, on one page: curves, what gains cost, and what differs."""
-    from orwcfm_core.errors import UserError
-
     from orwcfm_cli.compare_report import Comparison, find_runs, write_comparison
 
-    if out.is_dir():
-        raise UserError(f"--out {out}: expected an HTML file, got a folder")
     comparison = Comparison(find_runs(runs))
+    check_out(out, "an HTML file")
     write_comparison(comparison, out)
     if as_json:
         print_json({**comparison.about(), "page": str(out)})
         return
-    click.echo("\n".join(aligned(comparison.rows(), None)))
+    click.echo("\n".join([*aligned(comparison.rows(), None), "", *comparison.notes()]).rstrip())
     click.echo(f"\npage  {out}")

@@ -116,8 +116,12 @@ class Comparison:
             ends = [entry.record.end(outcome.key) for outcome in self.outcomes]
             values = [_option(self.differences[option][i]) for option in options]
             numbers = ["none" if value is None else f"{value:.4g}" for value in ends]
-            rows.append([entry.label, str(len(entry.record.rounds)), *numbers, *values])
+            rows.append([entry.label, _rounds(entry.record), *numbers, *values])
         return rows
+
+    def notes(self) -> list[str]:
+        """What a reader of the table should know."""
+        return [f"{o.name}: {o.meaning}" for o in self.outcomes if not o.comparable]
 
     def about(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -127,6 +131,7 @@ class Comparison:
                 "run": str(entry.path),
                 "name": entry.label,
                 "rounds": len(entry.record.rounds),
+                "done": bool(entry.record.final),
                 "start": {key: entry.record.start(key) for key in keys},
                 "end": {key: entry.record.end(key) for key in keys},
                 "options": {option: values[i] for option, values in self.differences.items()},
@@ -138,7 +143,17 @@ class Comparison:
             for gain in self.gains
             for cost in self.costs
         ]
-        return {"runs": runs, "fronts": fronts}
+        return {
+            "runs": runs,
+            "fronts": fronts,
+            "comparable": {outcome.key: outcome.comparable for outcome in self.outcomes},
+        }
+
+
+def _rounds(run: RunRecord) -> str:
+    """The rounds that are done, and of how many where it is not."""
+    done = len(run.rounds)
+    return str(done) if run.final or done >= run.planned else f"{done}/{run.planned}"
 
 
 def write_comparison(comparison: Comparison, target: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from orwcfm_cli.output import aligned, as_json, print_json
+from orwcfm_cli.output import aligned, as_json, check_out, print_json
 from orwcfm_cli.run_options import run_argument
 
 __all__ = ["evaluate"]
@@ -47,18 +46,8 @@ SEED = 1_000_000_007
 @as_json
 def evaluate(out: Path | None, as_json: bool, **given: Any) -> None:
     """Measure a fine-tuned model on fresh samples, with 95 % confidence intervals."""
-    from orwcfm_core.errors import UserError
-
-    if out and out.is_dir():
-        raise UserError(f"--out {out}: expected a JSON file, got a folder")
     if out:
-        # Better now than when all is measured.
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise UserError(f"--out {out}: cannot make its folder: {e.strerror}") from e
-        if not os.access(out.parent, os.W_OK):
-            raise UserError(f"--out {out}: its folder cannot be written to")
+        check_out(out, "a JSON file")
     from orwcfm_cli.evaluate_run import Request, evaluate_run
 
     result = evaluate_run(Request(**given))

@@ -26,8 +26,10 @@ from orwcfm_core.measures import (
 from orwcfm_core.memory import fitting
 from orwcfm_core.metrics import pixel_features
 from orwcfm_core.registry import Registry, blame
+from orwcfm_core.remote import is_environment
 from orwcfm_core.resolve import resolve
 from orwcfm_core.reward import Judge
+from orwcfm_core.several import parted
 from torch import Tensor
 
 from orwcfm_cli.assemble import build_judge
@@ -193,11 +195,17 @@ def _evaluated(
 
 def _choose(folder: RunFolder, config: RunConfig, request: Request) -> RunConfig:
     """The run's configuration with other rewards: all that score or lend their features, with what the run set."""
+    weighted = [name for name in request.reward if parted(name)[1] is not None]
+    if weighted:
+        raise UserError(f"--reward {weighted[0]}: expected a name without a weight; each reward is measured by itself")
     known = {choice.name: choice for choice in (*config.heldout, *config.rewards)}
     own = [choice.name for choice in (*config.rewards, *config.heldout)]
     names = list(dict.fromkeys(request.reward or own))
     spaces = own if request.feature_space is None else [request.feature_space]
     bare = [name.partition("@")[0] for name in names]
+    for name in spaces:
+        if name not in (*SPACES, *bare, *own) and not is_environment(name.partition("@")[2]):
+            _known_space(name)
     names += [name for name in dict.fromkeys(spaces) if name not in (*SPACES, *bare)]
     changes = merge(None, request.settings, {})
     strangers = [f"{section}.{option}" for section, table in changes.items() if section != "reward" for option in table]
@@ -214,6 +222,13 @@ def _choose(folder: RunFolder, config: RunConfig, request: Request) -> RunConfig
     tables: Tables = {s: t for s, t in read_toml(folder.path / "run.toml").items() if s in SECTIONS}
     scored = [name.partition("@")[0] for name in request.reward] or [choice.name for choice in config.rewards]
     return resolve({**tables, "reward": _changed(table, changes.get("reward", {}), scored)}, Registry())
+
+
+def _known_space(name: str) -> None:
+    try:
+        Registry().get("reward", name)
+    except UserError as e:
+        raise UserError(f"--feature-space: {e}; or {', '.join(SPACES)}") from e
 
 
 def _changed(table: dict[str, Any], changes: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

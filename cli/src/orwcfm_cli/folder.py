@@ -61,7 +61,7 @@ class RunFolder:
         """
         if out is None:
             stem = "-".join("+".join(c.name for c in choices) for choices in (config.rewards, config.regs))
-            return cls(_free(Path("runs") / stem), numbered=True)
+            return cls(_makeable(_free(Path("runs") / stem)), numbered=True)
         try:
             taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
         except OSError as e:
@@ -69,7 +69,7 @@ class RunFolder:
         if taken:
             more = f", or go on with: orwcfm resume {out}" if (out / "run.toml").is_file() else ""
             raise UserError(f"run folder {out} exists already; choose another --out{more}")
-        return cls(out)
+        return cls(_makeable(out))
 
     def make(self) -> RunFolder:
         """Make it.
@@ -99,7 +99,9 @@ class RunFolder:
             UserError: It is not a run folder.
         """
         if not (path / "run.toml").is_file():
-            raise UserError(f"{path} is not a run folder: it has no run.toml")
+            more = f"; it is a sweep: orwcfm sweep --resume {path}, or one of {path / 'runs'}"
+            is_sweep = (path / "sweep.toml").is_file()
+            raise UserError(f"{path} is not a run folder: it has no run.toml{more if is_sweep else ''}")
         return cls(path)
 
     @property
@@ -240,6 +242,20 @@ def _free(stem: Path) -> Path:
     """The first of `stem-001`, `stem-002`, ... that does not exist."""
     numbered = (stem.with_name(f"{stem.name}-{n:03d}") for n in range(1, 100_000))
     return next(path for path in numbered if not path.exists())
+
+
+def _makeable(path: Path) -> Path:
+    """The path, if a folder can be made there.
+
+    Raises:
+        UserError: It cannot: what is there of the way to it is no folder, or cannot be written to.
+    """
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise UserError(f"cannot make run folder {path}: {there} is not a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"cannot make run folder {path}: {there} cannot be written to")
+    return path
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

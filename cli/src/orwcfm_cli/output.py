@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -16,6 +17,7 @@ import click
 __all__ = [
     "aligned",
     "as_json",
+    "check_out",
     "line",
     "print_json",
     "print_result",
@@ -35,6 +37,28 @@ _ECHOES_TO = "_default_text_stdout"
 
 _reserved: TextIOWrapper | None = None
 """Where results go once `reserve_stdout` was called."""
+
+
+def check_out(out: Path, what: str) -> None:
+    """See that a file can be written, better before the work than after it; makes its folder.
+
+    Args:
+        out: The file, of option `--out`.
+        what: What it will be, for the message.
+
+    Raises:
+        UserError: It cannot.
+    """
+    from orwcfm_core.errors import UserError
+
+    try:
+        if out.is_dir():
+            raise UserError(f"--out {out}: expected {what}, got a folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"--out {out}: cannot make its folder: {e.strerror}") from e
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out {out}: its folder cannot be written to")
 
 
 def reserve_stdout() -> None:

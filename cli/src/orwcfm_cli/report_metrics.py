@@ -44,7 +44,10 @@ def metrics_of(run: RunRecord) -> list[Metric]:
         found += [Metric(f"reward_{name}", f"Reward {name}", f"Mean of {name}, {before}", True) for name in rewards]
     for key in judges:
         judge = key.removeprefix("heldout_")
-        meaning = f"Mean of {judge} on the same samples; it is never trained on, and so tells whether a gain is real."
+        apart = "it is never trained on, and so tells whether a gain is real."
+        if judge in str(run.option("notes", "trained_judges", "")).split(", "):
+            apart = "it is trained on with the same options, and so tells no more than the reward."
+        meaning = f"Mean of {judge} on the same samples; {apart}"
         found.append(Metric(key, f"Held-out {judge}", meaning, better=True))
     distance = f"Mean distance between pairs of samples in a feature space{where}; 0 means that all are the same."
     return [

@@ -66,11 +66,15 @@ def judge(run: RunRecord) -> Verdict:
     _judge_weights(run, verdict)
     _judge_gain(run, verdict)
     _judge_stability(run, verdict)
-    if verdict.level == "good" and run.numbers[-1] < run.planned and not run.final:
-        verdict.label = "Healthy so far"
+    if _unfinished(run) and verdict.label in ("Healthy", "No gain"):
+        verdict.label += " so far"
     outcome = f"{_rise(run)}; {_diversity_clause(run)}" if _ideal(run) else _rise(run)
     verdict.headline = f"COLLAPSE: {outcome}." if verdict.level == "collapse" else f"{outcome[0].upper()}{outcome[1:]}."
     return verdict
+
+
+def _unfinished(run: RunRecord) -> bool:
+    return run.numbers[-1] < run.planned and not run.final
 
 
 def _measure(run: RunRecord) -> str:
@@ -185,7 +189,7 @@ def _judge_gain(run: RunRecord, verdict: Verdict) -> None:
     # Where diversity or weights are gone, the advice there is the opposite, and comes first.
     held = [f"{option} (--alpha)" if option == "reg.alpha" else option for option, a in run.alphas.items() if a > 0]
     lower = [f"Lower {' or '.join(held)}."] if held else []
-    more = [*lower, "Train for more rounds (--rounds)."] if verdict.level == "good" else []
+    more = [*lower, "Train for more rounds (--rounds)."] if verdict.level == "good" and not _unfinished(run) else []
     if key != "reward_mean" and trained == "rose" and verb != "rose":
         reason = f"The reward rose, but {measure_name(key)} did not: the policy may exploit the reward's weak spots."
         verdict.worsen(

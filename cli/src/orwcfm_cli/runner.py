@@ -25,6 +25,7 @@ from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.grids import noise_of, save_round, shared
 from orwcfm_cli.lock import lock
 from orwcfm_cli.options import Tables
+from orwcfm_cli.output import check_out
 from orwcfm_cli.pictures import save_grid
 from orwcfm_cli.scales import scale_report
 from orwcfm_cli.session import Session
@@ -48,9 +49,14 @@ def start(config: RunConfig, out: Path | None) -> dict[str, Any]:
     with Display(config.train.rounds) as display:
         with guarded(config):
             trainer, state = _assembled(config)
+            trainer.check(state.components)
             notes = _notes(state, config)
             for name, text in notes.items():
                 display.note(f"{name.replace('_', ' ')}: {text}")
+            if "trained_judges" in notes:
+                display.note(
+                    f"warning: heldout.name: a reward that is trained on judges nothing: {notes['trained_judges']}"
+                )
             # Before anything is written: a reward that cannot score these prompts says so here.
             reference = evaluate(state, config.train.eval_samples)
         for line in scale_report(reference, config):
@@ -180,8 +186,8 @@ def sample(
     """
     folder = RunFolder.open(path)
     config = folder.read_config(scored=False)
-    if out and out.is_dir():
-        raise UserError(f"--out {out}: expected a PNG file, got a folder")
+    if out:
+        check_out(out, "a PNG file")
     with guarded(config, "--count"):
         model = Trained.load(folder, config)
         backbone = model.backbone
@@ -200,6 +206,8 @@ def _notes(state: State, config: RunConfig) -> dict[str, str]:
     prompts = ", ".join(f"'{prompt}'" for prompt in config.prompts if prompt)
     x = torch.zeros((1, *parts.backbone.sample_shape), device=state.device)
     space = parts.feature_space
+    rewards = [(choice.name, choice.config) for choice in config.rewards]
+    trained = [judge.name for judge in config.heldout if (judge.name, judge.config) in rewards]
     with torch.no_grad():
         embeds = space is not None and space.features(x, parts.backbone.to_images(x)) is not None
     return {
@@ -208,6 +216,7 @@ def _notes(state: State, config: RunConfig) -> dict[str, str]:
         "held_out_judge": _described(parts.heldout) or "none",
         "feature_space": f"features of {space.name}" if space and embeds else "pixels",
         "device": f"{state.device}, {state.precision}",
+        **({"trained_judges": ", ".join(trained)} if trained else {}),
     }
 
 

@@ -57,9 +57,10 @@ class Trained:
         except UserError as e:
             device = choose_device("auto")
             click.echo(f"note: {e}; using {device} instead", err=True)
-        chosen = (
-            newest_checkpoint(folder.checkpoints) if checkpoint == "newest" else best_checkpoint(folder.checkpoints)
-        )
+        if folder.unstarted:
+            raise UserError(f"{folder.path} was stopped before anything was saved; first orwcfm resume {folder.path}")
+        newest = newest_checkpoint(folder.checkpoints)
+        chosen = newest if checkpoint == "newest" else best_checkpoint(folder.checkpoints)
         if chosen is None:
             raise UserError(f"--checkpoint best: no intact one in {folder.checkpoints} has a quality; use newest")
         backbone = config.backbone.plugin.build(config.backbone.config, Backbone)

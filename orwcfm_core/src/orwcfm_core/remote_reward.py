@@ -37,7 +37,7 @@ class RemoteReward(Reward):
         environment: Where it is installed.
         options: Its options, complete.
         timeout: Time limit of each batch, in seconds.
-        deterministic: Whether it draws no random numbers; otherwise those of a batch follow from torch's generator here.
+        deterministic: Whether it draws no random numbers; otherwise those of a batch follow from torch's here.
 
     Raises:
         UserError: The reward cannot be built there.

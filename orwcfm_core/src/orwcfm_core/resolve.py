@@ -220,7 +220,7 @@ def resolve(tables: Mapping[str, Mapping[str, Any]], registry: Registry, scored:
     suggested, conditional = _suggestions(backbone, given)
     combine = reader.options("reward", CombineConfig, "reward", reader.take("reward", "combine"))
     rewards = reader.rewards(suggested) if scored else ()
-    named = None if scored else ()
+    named: tuple[JudgeChoice, ...] | None = None if scored else ()
     if scored and "name" in tables.get("heldout", {}):
         named = reader.judges("none", suggested)
     reads = conditional or any(map(_reads_prompts, [*rewards, *(named or ())]))
@@ -388,7 +388,7 @@ def _produces_points(spec: Spec) -> bool:
 
 
 def _hint(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
 
 

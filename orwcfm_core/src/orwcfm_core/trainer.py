@@ -196,6 +196,17 @@ class Trainer(ABC):
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
+    def check(self, components: Components) -> None:
+        """Look at what the first round needs from outside, before anything of a new run is written; by default nothing.
+
+        Args:
+            components: Of the run.
+
+        Raises:
+            UserError: It is not there, or does not fit.
+        """
+        return
+
     def start(self, components: Components, ema_decay: float, device: torch.device, ema_growth: float = 0.0) -> State:
         """Move everything to the device and prepare the state before the first round.
 

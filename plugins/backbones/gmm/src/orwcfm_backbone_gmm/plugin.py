@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Example, RewardSpec, Suggestions, hookimpl
 from pydantic import Field, FiniteFloat, ValidationInfo, field_validator
@@ -33,6 +33,11 @@ class ComponentRewardConfig(Geometry):
     values: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)] = Field(
         (1.0, 0.5), validate_default=True, description="Scores of the first components; the others score 0."
     )
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _split(cls, values: Any) -> Any:
+        return values.split(",") if isinstance(values, str) else values
 
     @field_validator("values")
     @classmethod

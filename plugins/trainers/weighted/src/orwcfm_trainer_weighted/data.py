@@ -12,7 +12,7 @@ from orwcfm_core.errors import UserError
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-__all__ = ["read_samples"]
+__all__ = ["check_samples", "read_samples"]
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -32,13 +32,30 @@ def read_samples(path: Path, backbone: Backbone, prompts: Sequence[str]) -> tupl
     Raises:
         UserError: There are none, or they do not fit the backbone.
     """
-    if path.suffix == ".npy" and path.is_file():
+    if _is_array(path):
         x_1 = _points(path, backbone)
         return x_1, [i % len(prompts) for i in range(len(x_1))]
+    files = _files(path, prompts)
+    return torch.cat([_sample(file, backbone) for file, _ in files]), [i for _, i in files]
+
+
+def check_samples(path: Path, backbone: Backbone, prompts: Sequence[str]) -> None:
+    """See that `read_samples` will find samples, as far as the first one tells; arguments and errors as there."""
+    if _is_array(path):
+        _points(path, backbone)
+    else:
+        _sample(_files(path, prompts)[0][0], backbone)
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix == ".npy" and path.is_file()
+
+
+def _files(path: Path, prompts: Sequence[str]) -> list[tuple[Path, int]]:
+    """Pictures, each with the number of its prompt."""
     if not path.is_dir():
         raise UserError(f"train.data: expected a folder of pictures or a .npy file, got '{path}'")
-    files = [(file, i) for i, folder in enumerate(_folders(path, prompts)) for file in _pictures(folder)]
-    return torch.cat([_sample(file, backbone) for file, _ in files]), [i for _, i in files]
+    return [(file, i) for i, folder in enumerate(_folders(path, prompts)) for file in _pictures(folder)]
 
 
 def _points(path: Path, backbone: Backbone) -> Tensor:

@@ -13,7 +13,7 @@ from orwcfm_core.overlap import Sample, draw_and_score
 from orwcfm_core.trainer import Components, State, draw
 from torch import Tensor
 
-from orwcfm_trainer_weighted.data import read_samples
+from orwcfm_trainer_weighted.data import check_samples, read_samples
 from orwcfm_trainer_weighted.plugin import OfflineConfig
 
 __all__ = ["Reft", "Rwr"]
@@ -51,6 +51,10 @@ class Rwr(OrwCfm):
         if any(knob.owner is components.weighting for knob in components.schedules.knobs):
             raise UserError("weighting.schedule: a fixed set is weighed once; leave it out, or use another --trainer")
         return super().start(components, ema_decay, device, ema_growth)
+
+    def check(self, components: Components) -> None:
+        if self.config.data is not None:
+            check_samples(Path(self.config.data), components.backbone, components.prompts)
 
     def collect(self, state: State) -> Rollout:
         nfe = 0 if state.memory else self._fill(state)
