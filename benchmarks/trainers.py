@@ -166,11 +166,14 @@ def curve_of(done: Mapping[str, Found], task: str, seed: int) -> list[tuple[floa
 
 
 def above(front: Sequence[tuple[float, float]], x: float, y: float) -> float | None:
-    """How much more diversity is kept than on the line between the default's points; None further out than those."""
+    """How much more diversity is kept than on the line between the default's points.
+
+    Further out than those it is how much more than at the last of them, or None if it is not more.
+    """
     for (x0, y0), (x1, y1) in pairwise(front):
         if x <= x1:
             return y - (y0 + (y1 - y0) * max(0.0, x - x0) / (x1 - x0))
-    return None
+    return y - front[-1][1] if y > front[-1][1] else None
 
 
 def beside(gaps: Sequence[float | None]) -> str:
