@@ -359,12 +359,31 @@ def test_what_the_reward_started_ends_with_it(plugin, end):
     own.close()
 
 
+def test_what_the_reward_started_ends_with_a_parent_that_is_killed(env):
+    code = (
+        "import sys, torch\n"
+        "from orwcfm_core.remote import RemotePlugin\n"
+        "from orwcfm_core.reward import Reward\n"
+        f"plugin = RemotePlugin('toy', {str(env)!r})\n"
+        "reward = plugin.build(plugin.spec.config(), Reward)\n"
+        "print(int(reward.score(torch.zeros(1, 2), ['start']).values), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = int(parent.stdout.readline())
+    assert lives(child)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while lives(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def lives(number: int) -> bool:
     """Whether a process runs; one that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(number)], capture_output=True, text=True)
+    return found.stdout.strip() != "" and not found.stdout.startswith("Z")
 
 
 def test_killed_during_a_request_once(reward, tmp_path, caplog):

@@ -250,7 +250,10 @@ def _makeable(path: Path) -> Path:
     Raises:
         UserError: It cannot: what is there of the way to it is no folder, or cannot be written to.
     """
-    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    try:
+        there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    except OSError as e:
+        raise UserError(f"cannot make run folder {path}: {e.strerror}") from e
     if not there.is_dir():
         raise UserError(f"cannot make run folder {path}: {there} is not a folder")
     if not os.access(there, os.W_OK):

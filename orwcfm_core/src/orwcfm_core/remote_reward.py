@@ -68,7 +68,7 @@ class RemoteReward(Reward):
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         # Of the generator that checkpoints keep, so that a run that is resumed goes on with the same random numbers.
-        seed = 0 if self._deterministic else int(torch.randint(2**63 - 1, ()))
+        seed = None if self._deterministic else int(torch.randint(2**63 - 1, ()))
         values, *valid = self._compute("score", images, prompts=list(prompts), seed=seed)
         return Scores(values, *valid)
 

@@ -30,6 +30,7 @@ class Served:
         # As in the process that trains, so that the same images get the same scores.
         torch.set_flush_denormal(True)
         torch.set_num_threads(threads)
+        torch.manual_seed(0)
         self.memory = SharedMemory(memory)
         self.reward: Reward = plugin.build(plugin.spec.config.model_validate(options), Reward)
         self.device = torch.device("cpu")
@@ -45,9 +46,10 @@ class Served:
         """The reward's line for the user."""
         return self.reward.describe()
 
-    def score(self, images: Layout, prompts: Sequence[str], seed: int) -> list[Layout]:
+    def score(self, images: Layout, prompts: Sequence[str], seed: int | None) -> list[Layout]:
         """Values, and the mask if there is one; a reward that draws random numbers draws those of the seed."""
-        torch.manual_seed(seed)
+        if seed is not None:
+            torch.manual_seed(seed)
         with torch.no_grad():
             found = self.reward.score(self._read(images), prompts)
         return self._write(images, found if isinstance(found, Scores) else (found,))
