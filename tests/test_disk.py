@@ -109,7 +109,7 @@ def test_a_read_only_folder_is_refused_and_stays_as_it_is(tmp_path, run):
         "error: run/.lock: Read-only file system",
         "error: run/sample.png: Read-only file system",
         "error: run/report.html: Read-only file system",
-        "error: cannot make run folder other: Read-only file system",
+        f"error: cannot make run folder other: {tmp_path} cannot be written to",
     ]
     assert newest_checkpoint(run / "checkpoints").name == "round_0004"
 

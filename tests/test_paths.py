@@ -13,6 +13,7 @@ PATHS = [
     ("orwcfm_reward_clip_score.plugin:Config", "model", "local-dir:folder"),
     ("orwcfm_reward_clip_score.plugin:Config", "pretrained", "mine.safetensors"),
     ("orwcfm_trainer_weighted.plugin:OfflineConfig", "data", "folder"),
+    ("orwcfm_callback_trackio.plugin:Config", "folder", "folder"),
 ]
 NAMES = [
     ("orwcfm_backbone_unet.plugin:Config", "weights", "mnist"),
@@ -21,6 +22,7 @@ NAMES = [
     ("orwcfm_reward_clip_score.plugin:Config", "model", "ViT-B-32"),
     ("orwcfm_reward_clip_score.plugin:Config", "pretrained", "laion2b_s34b_b79k"),
     ("orwcfm_trainer_weighted.plugin:OfflineConfig", "data", None),
+    ("orwcfm_callback_trackio.plugin:Config", "folder", None),
 ]
 
 
@@ -33,7 +35,7 @@ def kept(config, option, value):
 def test_a_relative_path_is_kept_as_an_absolute_one(config, option, value, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert kept(config, option, value) == str(tmp_path / value.removeprefix("local-dir:"))
+    assert str(kept(config, option, value)) == str(tmp_path / value.removeprefix("local-dir:"))
 
 
 @pytest.mark.parametrize(("config", "option", "value"), NAMES)

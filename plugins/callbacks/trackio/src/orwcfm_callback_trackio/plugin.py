@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from orwcfm_core.plugin import CallbackSpec, ComponentConfig, absolute_path, hookimpl
 from pydantic import Field, field_validator
 
@@ -12,11 +14,14 @@ class Config(ComponentConfig):
     """Options."""
 
     project: str = Field("orwcfm", min_length=1, description="Project of the run.")
-    folder: str | None = Field(
+    folder: Path | None = Field(
         None, description="Folder of the data, which runs may share; unset: TRACKIO_DIR, else in the run's folder."
     )
 
-    _from_anywhere = field_validator("folder")(absolute_path)
+    @field_validator("folder")
+    @classmethod
+    def _from_anywhere(cls, folder: Path | None) -> Path | None:
+        return folder and Path(absolute_path(str(folder)))
 
 
 @hookimpl
