@@ -1,4 +1,4 @@
-"""A builder of trainers on small fakes, and toy plugins."""
+"""A builder of trainers on small fakes, toy plugins, and a reward in an environment of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,10 +25,13 @@ from orwcfm_core.plugin import (
     hookimpl,
 )
 from orwcfm_core.registry import Plugin, Registry
+from orwcfm_core.remote import RemotePlugin
+from orwcfm_core.reward import Reward
 from orwcfm_core.testing import CHECKS, Result, Subject, contract, fakes, run_check
 from orwcfm_core.trainer import State
 from orwcfm_core.weighting import Weighting
 from pydantic import Field
+from remote_toy import toy_environment
 from torch import Tensor
 
 
@@ -181,3 +185,25 @@ def toy_registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         for kind, name in [("reward", "shine"), ("reward", "judge"), ("backbone", "toy"), ("regularizer", "w2")]
     ] + [Plugin("trainer", EntryPoint("orw-cfm", "orwcfm_core.trainer_plugin", GROUPS["trainer"]))]
     return registry
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the rewards of `remote_toy`."""
+    folder = tmp_path_factory.mktemp("remote") / "env with a space"
+    toy_environment(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plugin(env: Path) -> RemotePlugin:
+    """The reward `toy` there."""
+    return RemotePlugin("toy", str(env))
+
+
+@pytest.fixture(scope="module")
+def reward(plugin: RemotePlugin) -> Iterator[Reward]:
+    """One reward for all tests of a file: each finds it working, whatever the one before did to it."""
+    built = plugin.build(plugin.spec.config(), Reward)
+    yield built
+    built.close()
