@@ -92,10 +92,11 @@ TASKS: Mapping[str, Task] = {
         "diversity",
     ),
 }
-LINES = (*COLOURS, "#8c510a", "#999933", "#332288", "#882255", "#117733")
+LINES = (*COLOURS, "#8c510a", "#999933", "#332288", "#882255", "#117733", "#aa4499")
 ANCHORED, FREE = (0.03, 0.1, 0.3), (0.0, 0.1, 0.3)
 METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
     "default": ({}, (0.0, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1)),
+    "passes": ({"train.passes": 2}, (0.0, 0.03, 0.05, 0.1, 0.2, 0.3)),
     "default-long": ({}, (0.03, 0.1)),
     "alike": ({"weighting.neighbours": 0, "weighting.fade": 0, "weighting.margin": 0.125}, ANCHORED),
     "exp": ({"weighting.name": "exp"}, ANCHORED),
@@ -112,8 +113,9 @@ METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
 """Options, and alphas about what each proposes.
 
 `alike` is the default with the same weight for all points of a sample and a margin, `exp` with the paper's weights,
-`paper` the preset, `reft-long` is `reft` for as many rounds as fit if the reference, which it needs for a metric alone,
-does not count. That is five times the default's updates; `default-long` is the default for as long as they take.
+`paper` the preset. `passes` is the default with updates that go over the same points twice: those of the second pass
+need the policy alone. `reft-long` is `reft` for as many rounds as fit if the reference, which it needs for a metric
+alone, does not count. That is five times the default's updates; `default-long` is the default for as long as they take.
 """
 
 Found = Mapping[str, float]

@@ -135,7 +135,7 @@ def test_a_negative_weight_never_asks_for_more_than_twice_the_distance(lab: Any,
     with torch.no_grad():
         batch = trainer._draw(state, Lesson(x_1, w, w < 0, torch.zeros(64, dtype=torch.long), {}, True))
         v_old, v_ref = (field.velocity(batch.t, batch.x_t, {}) for field in (policy, reference))
-        y_t = trainer._targets(batch, v_ref, v_old)
+        y_t = trainer._targets(batch._replace(v_ref=v_ref, v_old=v_old))
     mirrored, distance = 2 * v_old - batch.u_t, (v_ref - batch.u_t).norm(dim=1)
     assert ((y_t - v_ref).norm(dim=1) <= 2 * distance * (1 + 1e-4)).all()
     assert (torch.nn.functional.cosine_similarity(y_t - v_ref, mirrored - v_ref) > 0.999).all()
@@ -195,6 +195,27 @@ def test_model_evaluations_and_round_are_counted(lab: Any) -> None:
     # Sampling, then policy, reference and, as some weights are negative, the old policy.
     assert metrics["nfe"] == 64 * 4 + 3 * 3 * 128
     assert metrics["round"] == state.round == 1
+
+
+@pytest.mark.parametrize(("updates", "passes", "points"), [(5, 2, [0, 1, 2, 0, 1]), (3, 9, [0, 0, 0]), (2, 1, [0, 1])])
+def test_later_passes_go_over_the_same_points(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, updates: int, passes: int, points: list[int]
+) -> None:
+    trainer, state = lab.start(weighting=torch.neg, samples=64, updates=updates, passes=passes, steps=4)
+    seen: list[Tensor] = []
+    backward = trainer._backward
+
+    def record(state: Any, batch: Any, micro_batch: int) -> Tensor:
+        seen.append(batch.x_t)
+        return backward(state, batch, micro_batch)
+
+    monkeypatch.setattr(trainer, "_backward", record)
+    metrics = trainer.round(state)
+    distinct = max(points) + 1
+    assert [torch.equal(x_t, seen[i]) for x_t, i in zip(seen, points, strict=True)] == [True] * updates
+    assert len({float(x_t[0, 0]) for x_t in seen}) == distinct
+    # Sampling, the policy in each update, reference and sampling policy once for each set of points.
+    assert metrics["nfe"] == 64 * (4 + updates + 2 * distinct)
 
 
 def test_divergence_is_zero_at_the_start_only(lab: Any) -> None:

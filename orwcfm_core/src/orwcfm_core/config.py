@@ -264,6 +264,13 @@ class TrainConfig(ComponentConfig):
     group: int | None = Field(None, ge=2, description="Samples per prompt in a round; unset: prompts share them.")
     updates: int = Field(4, ge=1, le=1_000_000, description="Updates per round, each on all of its samples.")
     draws: int = Field(1, ge=1, le=10_000, description="Draws of time and noise per sample in an update.")
+    passes: int = Field(
+        1,
+        ge=1,
+        le=1_000_000,
+        description="Passes of a round's updates over the same points, what reference and sampling policy say there "
+        "being computed once; 1: each update draws its own.",
+    )
     coupling: Literal["independent", "optimal-transport"] = Field(
         "independent",
         description="How noise is paired with samples; with optimal-transport weights select less.",

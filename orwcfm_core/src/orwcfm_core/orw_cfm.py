@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -88,7 +88,7 @@ class Rollout:
 
 
 class Batch(NamedTuple):
-    """Points on the paths of one update, or of a micro-batch of it.
+    """Points on the paths of one update, or of a micro-batch of it, and what is known there before the update.
 
     Args:
         t: Times, `(N,)`.
@@ -97,6 +97,8 @@ class Batch(NamedTuple):
         w: Weights, `(N,)`.
         condition: For N samples.
         signed: Whether some of the round's weights are negative; known to the host, which thus need not ask the device.
+        v_ref: Velocities of the reference, `(N, *)`.
+        v_old: Those of the sampling policy, `(N, *)`; None where nothing needs them.
     """
 
     t: Tensor
@@ -105,6 +107,8 @@ class Batch(NamedTuple):
     w: Tensor
     condition: Condition
     signed: bool
+    v_ref: Tensor
+    v_old: Tensor | None
 
     def tensors(self) -> dict[str, Tensor]:
         """What was drawn, by name."""
@@ -113,8 +117,9 @@ class Batch(NamedTuple):
     def part(self, start: int, stop: int) -> Batch:
         """A micro-batch."""
         rows = slice(start, stop)
-        condition = select(self.condition, rows)
-        return Batch(self.t[rows], self.x_t[rows], self.u_t[rows], self.w[rows], condition, self.signed)
+        condition, v_old = select(self.condition, rows), None if self.v_old is None else self.v_old[rows]
+        points = (self.t[rows], self.x_t[rows], self.u_t[rows], self.w[rows])
+        return Batch(*points, condition, self.signed, self.v_ref[rows], v_old)
 
 
 class OrwCfm(Trainer):
@@ -153,10 +158,9 @@ class OrwCfm(Trainer):
         features = parts.features(rollout.x_1, rollout.images)
         whole = self.lesson(state, rollout)
         lesson = whole.counted()
-        updates = range(config.updates) if len(lesson.w) else ()
-        if not updates:
+        trace = [self._update(state, lesson, batch, i) for i, batch in enumerate(self._batches(state, lesson))]
+        if not trace:
             self._skip(state, config.updates, "no sample has a valid score", {"x_1": rollout.x_1})
-        trace = [self._update(state, lesson, i) for i in updates]
         parts.objective.observe(scored.raw, valid)
         if trace:
             state.ema.update(state.round)
@@ -217,10 +221,6 @@ class OrwCfm(Trainer):
         """Weights of points `(N, *)` at times `(N,)`, those of the same sample side by side, `(N,)`."""
         return state.components.weighting.local(lesson.w, t, x_t, lesson.x_1, lesson.valid, lesson.groups)
 
-    def evaluations(self, state: State, batch: Batch) -> int:
-        """Model evaluations of an update: of policy, reference, and the sampling policy where it is needed."""
-        return (3 if self._needs_old(state, batch) else 2) * len(batch.t)
-
     def _prompts(self, state: State) -> tuple[list[str], Tensor]:
         """The prompt of each sample of this round, and its number."""
         known, samples = state.components.prompts, self.config.samples
@@ -239,20 +239,37 @@ class OrwCfm(Trainer):
             means[f"heldout_{judge.name}"] = mean_and_std(values[valid & rollout.finite])[0]
         return means
 
-    def _update(self, state: State, lesson: Lesson, index: int) -> dict[str, Any]:
+    @property
+    def _drawn(self) -> int:
+        """How many updates of a round draw points; later ones go over the same in turn."""
+        return math.ceil(self.config.updates / self.config.passes)
+
+    def _batches(self, state: State, lesson: Lesson) -> Iterator[Batch]:
+        """The points of each update; none where the lesson has no sample."""
+        kept = list[Batch]()
+        for index in range(self.config.updates if len(lesson.w) else 0):
+            if index >= self._drawn:
+                yield kept[index % self._drawn]
+                continue
+            batch = self._draw(state, lesson)
+            if self._drawn < self.config.updates:
+                kept.append(batch)
+            yield batch
+
+    def _update(self, state: State, lesson: Lesson, batch: Batch, index: int) -> dict[str, Any]:
         """One step of the optimiser on all samples of the round; skipped where it would end in something not finite."""
         step = state.round * self.config.updates + index
         lr = learning_rate(self.config, step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        batch = self._draw(state, lesson)
         sums = state.fit(lambda micro_batch: self._backward(state, batch, micro_batch))
         state.scaler.unscale_(state.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm)
         # The only place in an update where the host waits for the device.
         *totals, grad_norm = torch.cat([sums, norm.to(sums).view(1)]).tolist()
         found: dict[str, Any] = {name: total / len(batch.t) for name, total in zip(_SUMS, totals, strict=True)}
-        found |= {"grad_norm": grad_norm, "lr": lr, "nfe": self.evaluations(state, batch)}
+        known = (1 if batch.v_old is None else 2) if index < self._drawn else 0
+        found |= {"grad_norm": grad_norm, "lr": lr, "nfe": (1 + known) * len(batch.t)}
         finite = math.isfinite(grad_norm + found["loss"])
         if finite:
             state.optimizer.step()
@@ -294,44 +311,58 @@ class OrwCfm(Trainer):
         draws = self.config.draws
         t, x_t, u_t = self.points(state, lesson.x_1.repeat_interleave(draws, dim=0))
         w = self.weights(state, lesson, t, x_t)
-        return Batch(t, x_t, u_t, w, repeat_condition(lesson.condition, draws), lesson.signed)
+        condition = repeat_condition(lesson.condition, draws)
+        backbone = state.components.backbone
+        v_ref = self._known(state, backbone.reference(), t, x_t, condition)
+        v_old = None
+        if self._needs_old(state, lesson):
+            with state.ema.swapped():
+                v_old = self._known(state, backbone.policy(), t, x_t, condition)
+        return Batch(t, x_t, u_t, w, condition, lesson.signed, v_ref, v_old)
+
+    @torch.no_grad()
+    def _known(self, state: State, field: VelocityField, t: Tensor, x_t: Tensor, condition: Condition) -> Tensor:
+        """Velocities of a field that is not trained, in micro-batches, `(N, *)`."""
+
+        def attempt(size: int) -> Tensor:
+            parts = [slice(start, start + size) for start in range(0, len(t), size)]
+            return torch.cat([_velocity(state, field, t[p], x_t[p], select(condition, p)) for p in parts])
+
+        return state.fit(attempt)
 
     def _losses(self, state: State, batch: Batch) -> dict[str, Tensor]:
         """Loss, penalty and divergence of a micro-batch, each `(B,)`."""
-        backbone, regularizer = state.components.backbone, state.components.regularizer
-        with torch.no_grad():
-            v_ref = self._velocity(state, backbone.reference(), batch)
-            v_old = self._old_velocity(state, batch) if self._needs_old(state, batch) else None
-            y_t = self._targets(batch, v_ref, v_old)
-        v = self._velocity(state, backbone.policy(), batch)
-        penalty = penalise(regularizer, v, v_ref, batch.t, batch.x_t, batch.w, v_old=v_old)
+        parts = state.components
+        v = _velocity(state, parts.backbone.policy(), batch.t, batch.x_t, batch.condition)
+        penalty = penalise(parts.regularizer, v, batch.v_ref, batch.t, batch.x_t, batch.w, v_old=batch.v_old)
         return {
-            "loss": batch.w.abs() * mean_square(v - y_t) + penalty.cost,
+            "loss": self._loss(batch, v) + penalty.cost,
             "penalty": penalty.value,
-            "velocity_divergence": mean_square(v.detach() - v_ref),
+            "velocity_divergence": mean_square(v.detach() - batch.v_ref),
         }
 
-    def _needs_old(self, state: State, batch: Batch) -> bool:
-        return batch.signed or state.components.regularizer.needs_old
+    def _needs_old(self, state: State, lesson: Lesson) -> bool:
+        return lesson.signed or state.components.regularizer.needs_old
 
-    def _targets(self, batch: Batch, v_ref: Tensor, v_old: Tensor | None) -> Tensor:
-        """What the policy regresses to, `(B, *)`; v_old is None where no weight is negative and nobody computed it."""
-        if not batch.signed or v_old is None:
+    def _loss(self, batch: Batch, v: Tensor) -> Tensor:
+        """The loss without the regularizer, `(B,)`."""
+        return batch.w.abs() * mean_square(v - self._targets(batch))
+
+    def _targets(self, batch: Batch) -> Tensor:
+        """What the policy regresses to, `(B, *)`."""
+        if not batch.signed:
             return batch.u_t
-        away = 2 * v_old - batch.u_t - v_ref
+        assert batch.v_old is not None
+        v_ref, mirrored = batch.v_ref, 2 * batch.v_old - batch.u_t
+        away = mirrored - v_ref
         c = 2 * (mean_square(v_ref - batch.u_t) / mean_square(away).clamp_min(1e-12)).sqrt()
         column = (-1, *[1] * (away.ndim - 1))
-        mirrored = v_ref + c.clamp_max(1).view(column) * away
-        return torch.where((batch.w < 0).view(column), mirrored, batch.u_t)
+        return torch.where((batch.w < 0).view(column), v_ref + c.clamp_max(1).view(column) * away, batch.u_t)
 
-    def _old_velocity(self, state: State, batch: Batch) -> Tensor:
-        """Velocity of the sampling policy, `(B, *)`."""
-        with state.ema.swapped():
-            return self._velocity(state, state.components.backbone.policy(), batch)
 
-    def _velocity(self, state: State, field: VelocityField, batch: Batch) -> Tensor:
-        with state.autocast():
-            return field.velocity(batch.t, batch.x_t, batch.condition).float()
+def _velocity(state: State, field: VelocityField, t: Tensor, x_t: Tensor, condition: Condition) -> Tensor:
+    with state.autocast():
+        return field.velocity(t, x_t, condition).float()
 
 
 def stratified_times(count: int, generator: torch.Generator) -> Tensor:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orwcfm_core.orw_cfm import Batch, OrwCfm, mean_square
-from orwcfm_core.regularizer import penalise
+from orwcfm_core.orw_cfm import Batch, Lesson, OrwCfm
 from orwcfm_core.trainer import State
 
 __all__ = ["Velocities", "VelocityTrainer", "clipped_surrogate"]
@@ -48,22 +47,12 @@ class VelocityTrainer(OrwCfm):
     def loss(self, at: Velocities) -> Tensor:
         """The loss of each row without the regularizer, `(B,)`; squared norms are means over dimensions."""
 
-    def evaluations(self, state: State, batch: Batch) -> int:
-        return 3 * len(batch.t)
+    def _needs_old(self, state: State, lesson: Lesson) -> bool:
+        return True
 
-    def _losses(self, state: State, batch: Batch) -> dict[str, Tensor]:
-        parts = state.components
-        with torch.no_grad():
-            v_ref = self._velocity(state, parts.backbone.reference(), batch)
-            v_old = self._old_velocity(state, batch)
-        v = self._velocity(state, parts.backbone.policy(), batch)
-        at = Velocities(batch.t, batch.x_t, batch.u_t, batch.w, v, v_ref, v_old)
-        penalty = penalise(parts.regularizer, v, v_ref, at.t, at.x_t, at.w, v_old=v_old)
-        return {
-            "loss": self.loss(at) + penalty.cost,
-            "penalty": penalty.value,
-            "velocity_divergence": mean_square(v.detach() - v_ref),
-        }
+    def _loss(self, batch: Batch, v: Tensor) -> Tensor:
+        assert batch.v_old is not None
+        return self.loss(Velocities(batch.t, batch.x_t, batch.u_t, batch.w, v, batch.v_ref, batch.v_old))
 
 
 def clipped_surrogate(w: Tensor, log_ratio: Tensor, clip: float) -> Tensor:
