@@ -4,7 +4,7 @@
 
 Each run goes on for as many rounds as fit into 144,000 evaluations, about 50 of the default, with its trainer's own
 proposals for weights, sampler and regularizer, other options being the task's and the default's; then 2,048 fresh
-samples are measured. The file keeps what is done, so that a stopped benchmark goes on where it was. 42 runs for each
+samples are measured. The file keeps what is done, so that a stopped benchmark goes on where it was. 50 runs for each
 seed and task, of about four minutes of one core each; two to three times that where the core does not compute in bf16.
 """
 
@@ -173,14 +173,11 @@ def curve_of(done: Mapping[str, Found], task: str, seed: int) -> list[tuple[floa
 
 
 def above(front: Sequence[tuple[float, float]], x: float, y: float) -> float | None:
-    """How much more diversity is kept than on the line between the default's points.
-
-    Further out than those it is how much more than at the last of them, or None if it is not more.
-    """
+    """How much more diversity is kept than on the line between the default's points; None further out than those."""
     for (x0, y0), (x1, y1) in pairwise(front):
         if x <= x1:
             return y - (y0 + (y1 - y0) * max(0.0, x - x0) / (x1 - x0))
-    return y - front[-1][1] if y > front[-1][1] else None
+    return None
 
 
 def beside(gaps: Sequence[float | None]) -> str:

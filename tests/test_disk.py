@@ -174,6 +174,16 @@ def test_nothing_to_go_on_from_is_one_line(run, how):
     here("report", run, code=0)
 
 
+def test_resume_takes_the_micro_batch_that_is_asked_for_or_else_the_one_that_fitted(run):
+    def micro_batch() -> int:
+        return json.loads((newest_checkpoint(run / "checkpoints") / "state.json").read_text())["micro_batch"]
+
+    here("resume", run, "--rounds", 5, "--set", "train.micro_batch=32", code=0)
+    assert micro_batch() == 32
+    here("resume", run, "--rounds", 6, code=0)
+    assert micro_batch() == 32
+
+
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(run):
     # One is kept, besides the best: were a damaged one taken for the newest, the good one would go.
     damage(run / "checkpoints" / "round_0004", "altered")

@@ -74,6 +74,7 @@ def test_what_is_printed_reads_back_to_the_same(trainer, tmp_path):
         (("reg.schedule=target",), "reg.divergence: set it together with schedule=target"),
         (("reg.alpha=0", "reg.schedule=target", "reg.divergence=0.1"), "more than 0 at the start"),
         (("reg.name=none", "reg.schedule=linear", "reg.alpha_end=1"), "'none' has no alpha"),
+        (("reg.name=none", "reg.anchor=both"), "reg.anchor: 'none' has no alpha that could hold to it; leave it out"),
         (("weighting.tau_end=1",), "weighting.tau_end: set it together"),
         (("weighting.name=top-k", "weighting.tau_end=1"), "unknown option of 'top-k'"),
         (("reg.anchor=policy",), "reg.anchor"),
@@ -96,10 +97,19 @@ def test_mistakes_are_told(settings, words):
 
 
 @pytest.mark.parametrize("trainer", ["rwr", "reft"])
-def test_a_set_that_is_weighed_once_refuses_a_schedule(trainer, tmp_path):
-    settings = ("weighting.name=exp", "weighting.schedule=linear", "weighting.tau_end=0")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ("weighting.name=exp", "weighting.schedule=linear", "weighting.tau_end=0"),
+            r"weighting\.schedule: a fixed set is weighed once",
+        ),
+        (("train.group=32",), r"train\.group: a fixed set has as many samples of each prompt as it has; leave it out"),
+    ],
+)
+def test_a_set_that_is_drawn_and_weighed_once_refuses_what_it_cannot_follow(trainer, settings, words, tmp_path):
     args = ["run", *GMM, "--trainer", trainer, *(word for setting in settings for word in ("--set", setting))]
-    with pytest.raises(UserError, match=r"weighting\.schedule: a fixed set is weighed once"):
+    with pytest.raises(UserError, match=words):
         CliRunner().invoke(cli, [*args, "--out", str(tmp_path / "run")], catch_exceptions=False)
     assert not (tmp_path / "run").exists()
 

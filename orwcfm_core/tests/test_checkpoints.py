@@ -40,6 +40,15 @@ def test_a_loaded_state_goes_on_as_the_saved_one(lab: Any, tmp_path: Any) -> Non
     assert all(torch.equal(a, b) for a, b in zip(state.ema.average, fresh.ema.average, strict=True))
 
 
+def test_a_micro_batch_that_memory_ran_out_for_stays_lower(lab: Any, tmp_path: Path) -> None:
+    _, state = lab.start(micro_batch=64)
+    state.micro_batch = 16
+    checkpoint = save_checkpoint(state, tmp_path, keep=1)
+    _, other = lab.start(micro_batch=64)
+    load_checkpoint(other, checkpoint)
+    assert other.micro_batch == 16
+
+
 def test_a_checkpoint_of_another_device_is_refused(lab: Any, tmp_path: Any) -> None:
     trainer, state = lab.start()
     trainer.round(state)

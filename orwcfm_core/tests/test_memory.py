@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from orwcfm_core.config import TrainConfig
 from orwcfm_core.errors import RunError
 from orwcfm_core.memory import check_room
 
 
-def test_conditions_count_once_for_each_sample_and_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 10 samples of 4 numbers and images of 3, two draws: 10 (4 (4 + 3 + 4 x 2 x 4) + 3 x 1000) bytes.
-    needed = 10 * (4 * (4 + 3 + 4 * 2 * 4) + 3 * 1000)
+@pytest.mark.parametrize(("passes", "kept"), [(1, 1), (2, 3)])
+def test_what_a_round_holds_counts_for_each_sample_draw_and_batch(
+    monkeypatch: pytest.MonkeyPatch, passes: int, kept: int
+) -> None:
+    train = TrainConfig(samples=10, draws=2, updates=5, passes=passes, eval_samples=2)
+    # 10 samples of 4 numbers, images of 3 and conditions of 1000 bytes. Two draws: the sample and noise, and in each
+    # batch that is kept point, three velocities and the condition.
+    needed = 10 * (4 * (4 + 3) + 1000 + 2 * (4 * (2 + 4 * kept) * 4 + kept * 1000))
     monkeypatch.setattr("orwcfm_core.memory._free", lambda device: needed)
-    check_room(10, 2, 1, 4, 3, 1000, torch.device("cpu"))
+    check_room(train, 4, 3, 1000, torch.device("cpu"))
     monkeypatch.setattr("orwcfm_core.memory._free", lambda device: needed - 1)
-    with pytest.raises(RunError, match=r"the samples of a round take .*; lower train\.samples or train\.draws"):
-        check_room(10, 2, 1, 4, 3, 1000, torch.device("cpu"))
+    with pytest.raises(RunError, match=r"samples of a round take .*; lower train\.samples or train\.draws") as error:
+        check_room(train, 4, 3, 1000, torch.device("cpu"))
+    assert ("train.passes=1" in str(error.value)) == (kept > 1)

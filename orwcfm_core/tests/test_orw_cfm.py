@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -202,6 +203,7 @@ def test_later_passes_go_over_the_same_points(
     lab: Any, monkeypatch: pytest.MonkeyPatch, updates: int, passes: int, points: list[int]
 ) -> None:
     trainer, state = lab.start(weighting=torch.neg, samples=64, updates=updates, passes=passes, steps=4)
+    backbone = state.components.backbone
     seen: list[Tensor] = []
     backward = trainer._backward
 
@@ -210,12 +212,41 @@ def test_later_passes_go_over_the_same_points(
         return backward(state, batch, micro_batch)
 
     monkeypatch.setattr(trainer, "_backward", record)
+    evaluated = {name: count_rows(monkeypatch, getattr(backbone, name)()) for name in ("policy", "reference")}
     metrics = trainer.round(state)
     distinct = max(points) + 1
     assert [torch.equal(x_t, seen[i]) for x_t, i in zip(seen, points, strict=True)] == [True] * updates
     assert len({float(x_t[0, 0]) for x_t in seen}) == distinct
-    # Sampling, the policy in each update, reference and sampling policy once for each set of points.
-    assert metrics["nfe"] == 64 * (4 + updates + 2 * distinct)
+    # The reference once for each set of points; of the policy's weights the sampling ones as often, and for samples.
+    rows = {name: sum(counts) for name, counts in evaluated.items()}
+    assert rows == {"policy": 64 * (4 + distinct + updates), "reference": 64 * distinct}
+    assert metrics["nfe"] == sum(rows.values())
+
+
+def count_rows(monkeypatch: pytest.MonkeyPatch, field: Any) -> list[int]:
+    """The rows that a field is evaluated on from now on, call by call."""
+    counts: list[int] = []
+    velocity = field.velocity
+
+    def counted(t: Tensor, x: Tensor, condition: Any) -> Tensor:
+        counts.append(len(x))
+        return velocity(t, x, condition)
+
+    monkeypatch.setattr(field, "velocity", counted)
+    return counts
+
+
+def test_the_time_of_a_round_is_without_what_measures_diversity(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, state = lab.start()
+    trainer.round(state)
+    features = type(state.components).features
+
+    def slow(*args: Any) -> Tensor:
+        time.sleep(2)
+        return features(*args)
+
+    monkeypatch.setattr(type(state.components), "features", slow)
+    assert trainer.round(state)["seconds"] < 2
 
 
 def test_divergence_is_zero_at_the_start_only(lab: Any) -> None:

@@ -89,6 +89,8 @@ def resume(path: Path, changes: Tables) -> dict[str, Any]:
                 trainer, state = _assembled(config)
                 if checkpoint:
                     load_checkpoint(state, checkpoint)
+                    if "micro_batch" in changes.get("train", {}):
+                        state.micro_batch = config.train.micro_batch
                 if config.train.rounds < state.round:
                     raise UserError(
                         f"train.rounds: expected at least the {state.round} that are done, got {config.train.rounds}"
@@ -113,7 +115,7 @@ def _assembled(config: RunConfig) -> tuple[Trainer, State]:
     with torch.no_grad():
         pixels = backbone.to_images(x).numel()
         condition = sum(value.nbytes for value in backbone.encode([state.components.prompts[0]]).values())
-    check_room(train.samples, train.draws, train.eval_samples, x.numel(), pixels, condition, state.device)
+    check_room(train, x.numel(), pixels, condition, state.device)
     return trainer, state
 
 

@@ -79,6 +79,7 @@ def save_checkpoint(state: State, folder: Path, keep: int, quality: float | None
             "objective": state.components.objective.state(),
             "schedules": state.components.schedules.state(),
             "scaler": state.scaler.state_dict(),
+            "micro_batch": state.micro_batch,
             "computed": f"{state.device.type}, {state.precision}",
         }
         (temporary / "state.json").write_text(json.dumps(about))
@@ -208,6 +209,8 @@ def _restore(state: State, checkpoint: Path, about: dict[str, Any]) -> None:
     if state.scaler.is_enabled():
         state.scaler.load_state_dict(about["scaler"])
     state.round, state.skipped = about["round"], about["skipped"]
+    # Where memory ran out, less than the configuration says: results depend in their last bits on it.
+    state.micro_batch = about.get("micro_batch", state.micro_batch)
 
 
 def _misfit(checkpoint: Path, error: Exception) -> UserError:

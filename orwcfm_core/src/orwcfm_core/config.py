@@ -313,6 +313,11 @@ class TrainConfig(ComponentConfig):
         1024, ge=2, le=1_000_000, description="Samples that reference and result are measured on."
     )
 
+    @property
+    def batches(self) -> int:
+        """Updates of a round that draw points; those after them go over the same again."""
+        return -(-self.updates // self.passes)
+
 
 SECTIONS = ("backbone", "reward", "heldout", "reg", "weighting", "sampler", "train", "callback")
 """Sections of a configuration, in the order in which they are printed."""

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+from orwcfm_core.config import TrainConfig
 from orwcfm_core.errors import RunError
 
 __all__ = ["check_room", "explained", "fitting", "is_out_of_memory"]
@@ -79,16 +80,12 @@ def explained(larger: str) -> Iterator[None]:
         raise RunError(f"out of memory ({reason}): lower {larger}, or use a smaller model") from e
 
 
-def check_room(
-    samples: int, draws: int, evaluated: int, size: int, pixels: int, condition: int, device: torch.device
-) -> None:
+def check_room(train: TrainConfig, size: int, pixels: int, condition: int, device: torch.device) -> None:
     """See that what a run must hold at once fits. Elsewhere than on a GPU, the system would not refuse the memory, but
     end the process once it is used.
 
     Args:
-        samples: Samples per round.
-        draws: Draws of time and noise per sample.
-        evaluated: Samples that reference and result are measured on.
+        train: Options of the run.
         size: Numbers in a sample.
         pixels: Numbers in its image.
         condition: Bytes of what the backbone makes of its prompt.
@@ -97,13 +94,16 @@ def check_room(
     Raises:
         RunError: They do not fit.
     """
-    # Samples, images and conditions; for every draw the sample and its condition again, noise, point and velocity.
-    # Networks come on top.
-    a_round = samples * (4 * (size + pixels + 4 * draws * size) + (1 + draws) * condition)
-    evaluation = 4 * evaluated * (2 * size + pixels)
+    # Samples, images and conditions; for every draw the condition again, point and path's, reference's and sampling
+    # policy's velocity, in each batch that is kept, and once the sample again and noise. Networks come on top.
+    batches = train.batches if train.batches < train.updates else 1
+    draws = train.draws * (4 * (4 * batches + 2) * size + batches * condition)
+    a_round = train.samples * (4 * (size + pixels) + condition + draws)
+    evaluation = 4 * train.eval_samples * (2 * size + pixels)
+    smaller = "train.samples or train.draws" + (", or set train.passes=1" if batches > 1 else "")
     free = _free(device)
     for needed, what, options in (
-        (a_round, "the samples of a round", "train.samples or train.draws"),
+        (a_round, "the samples of a round", smaller),
         (evaluation, "the samples of an evaluation", "train.eval_samples"),
     ):
         if free is not None and needed > free:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,6 +99,7 @@ class Batch(NamedTuple):
         signed: Whether some of the round's weights are negative; known to the host, which thus need not ask the device.
         v_ref: Velocities of the reference, `(N, *)`.
         v_old: Those of the sampling policy, `(N, *)`; None where nothing needs them.
+        nfe: Model evaluations that took.
     """
 
     t: Tensor
@@ -109,6 +110,7 @@ class Batch(NamedTuple):
     signed: bool
     v_ref: Tensor
     v_old: Tensor | None
+    nfe: int
 
     def tensors(self) -> dict[str, Tensor]:
         """What was drawn, by name."""
@@ -119,7 +121,7 @@ class Batch(NamedTuple):
         rows = slice(start, stop)
         condition, v_old = select(self.condition, rows), None if self.v_old is None else self.v_old[rows]
         points = (self.t[rows], self.x_t[rows], self.u_t[rows], self.w[rows])
-        return Batch(*points, condition, self.signed, self.v_ref[rows], v_old)
+        return Batch(*points, condition, self.signed, self.v_ref[rows], v_old, self.nfe)
 
 
 class OrwCfm(Trainer):
@@ -155,12 +157,16 @@ class OrwCfm(Trainer):
         parts.schedules.begin(state.round, config.rounds)
         rollout = self.collect(state)
         scored, valid = rollout.scored, rollout.valid
+        judged = time.perf_counter()
         features = parts.features(rollout.x_1, rollout.images)
+        began += time.perf_counter() - judged
         whole = self.lesson(state, rollout)
         lesson = whole.counted()
-        trace = [self._update(state, lesson, batch, i) for i, batch in enumerate(self._batches(state, lesson))]
-        if not trace:
+        updates = range(config.updates) if len(lesson.w) else ()
+        if not updates:
             self._skip(state, config.updates, "no sample has a valid score", {"x_1": rollout.x_1})
+        kept = list[Batch]()
+        trace = [self._update(state, lesson, kept, i) for i in updates]
         parts.objective.observe(scored.raw, valid)
         if trace:
             state.ema.update(state.round)
@@ -239,37 +245,31 @@ class OrwCfm(Trainer):
             means[f"heldout_{judge.name}"] = mean_and_std(values[valid & rollout.finite])[0]
         return means
 
-    @property
-    def _drawn(self) -> int:
-        """How many updates of a round draw points; later ones go over the same in turn."""
-        return math.ceil(self.config.updates / self.config.passes)
+    def _batch(self, state: State, lesson: Lesson, kept: list[Batch], index: int) -> Batch:
+        """The points of an update, and what is known there; those that a later one goes over again are kept."""
+        distinct = self.config.batches
+        if index >= distinct:
+            # The policy alone changes from pass to pass.
+            return kept[index % distinct]._replace(nfe=0)
+        batch = self._draw(state, lesson)
+        if distinct < self.config.updates:
+            kept.append(batch)
+        return batch
 
-    def _batches(self, state: State, lesson: Lesson) -> Iterator[Batch]:
-        """The points of each update; none where the lesson has no sample."""
-        kept = list[Batch]()
-        for index in range(self.config.updates if len(lesson.w) else 0):
-            if index >= self._drawn:
-                yield kept[index % self._drawn]
-                continue
-            batch = self._draw(state, lesson)
-            if self._drawn < self.config.updates:
-                kept.append(batch)
-            yield batch
-
-    def _update(self, state: State, lesson: Lesson, batch: Batch, index: int) -> dict[str, Any]:
+    def _update(self, state: State, lesson: Lesson, kept: list[Batch], index: int) -> dict[str, Any]:
         """One step of the optimiser on all samples of the round; skipped where it would end in something not finite."""
         step = state.round * self.config.updates + index
         lr = learning_rate(self.config, step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
+        batch = self._batch(state, lesson, kept, index)
         sums = state.fit(lambda micro_batch: self._backward(state, batch, micro_batch))
         state.scaler.unscale_(state.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(state.ema.parameters, self.config.clip_norm)
         # The only place in an update where the host waits for the device.
         *totals, grad_norm = torch.cat([sums, norm.to(sums).view(1)]).tolist()
         found: dict[str, Any] = {name: total / len(batch.t) for name, total in zip(_SUMS, totals, strict=True)}
-        known = (1 if batch.v_old is None else 2) if index < self._drawn else 0
-        found |= {"grad_norm": grad_norm, "lr": lr, "nfe": (1 + known) * len(batch.t)}
+        found |= {"grad_norm": grad_norm, "lr": lr, "nfe": batch.nfe + len(batch.t)}
         finite = math.isfinite(grad_norm + found["loss"])
         if finite:
             state.optimizer.step()
@@ -314,11 +314,12 @@ class OrwCfm(Trainer):
         condition = repeat_condition(lesson.condition, draws)
         backbone = state.components.backbone
         v_ref = self._known(state, backbone.reference(), t, x_t, condition)
-        v_old = None
+        nfe, v_old = len(t), None
         if self._needs_old(state, lesson):
             with state.ema.swapped():
                 v_old = self._known(state, backbone.policy(), t, x_t, condition)
-        return Batch(t, x_t, u_t, w, condition, lesson.signed, v_ref, v_old)
+            nfe += len(t)
+        return Batch(t, x_t, u_t, w, condition, lesson.signed, v_ref, v_old, nfe)
 
     @torch.no_grad()
     def _known(self, state: State, field: VelocityField, t: Tensor, x_t: Tensor, condition: Condition) -> Tensor:

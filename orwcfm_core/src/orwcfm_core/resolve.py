@@ -111,7 +111,7 @@ class _Reader:
             term = self.options(one.label, RegConfig, one.name, given)
             choice = self.choice(Asked(one.text, one.label, own), "regularizer")
             if choice and term:
-                self.errors += _unscheduled(one.label, choice, term)
+                self.errors += _unheld(one.label, choice, term)
                 found.append(RegChoice(choice.asked, choice.plugin, choice.config, term))
         return tuple(found)
 
@@ -275,9 +275,11 @@ def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Sugge
         return suggested, spec.conditional(backbone.config)
 
 
-def _unscheduled(label: str, reg: Choice, term: RegConfig) -> list[str]:
-    """Schedules that a regularizer cannot follow."""
+def _unheld(label: str, reg: Choice, term: RegConfig) -> list[str]:
+    """Schedules that a regularizer cannot follow, and anchors that it cannot hold to."""
     alpha = getattr(reg.config, "alpha", None)
+    if alpha is None and term.anchor != "reference":
+        return [f"{label}.anchor: '{reg.name}' has no alpha that could hold to it; leave it out"]
     if term.schedule == "constant":
         return []
     if alpha is None:

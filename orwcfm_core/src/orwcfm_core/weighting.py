@@ -276,9 +276,13 @@ def nearest_mean(
 def _centred(values: Tensor, valid: Tensor, groups: Tensor) -> Tensor:
     """Values of points, `(N,)`, less their mean over the points of the prompt that lead to valid samples."""
     draws = len(values) // len(groups)
-    same = (groups[:, None] == groups) & valid
-    means = (same * values.view(-1, draws).mean(1)).sum(1) / same.sum(1).clamp_min(1)
-    return values - means.repeat_interleave(draws)
+    of_sample = values.view(-1, draws).mean(1)
+    means = []
+    # In parts, as in `nearest_mean`, and without a sum whose order a GPU leaves open.
+    for part in groups.split(_AT_ONCE):
+        same = (part[:, None] == groups) & valid
+        means.append((same * of_sample).sum(1) / same.sum(1).clamp_min(1))
+    return values - torch.cat(means).repeat_interleave(draws)
 
 
 def _exact(scores: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

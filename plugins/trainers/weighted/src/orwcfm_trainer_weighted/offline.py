@@ -42,7 +42,7 @@ class Rwr(OrwCfm):
         arXiv:2502.06061: RW-CFM
 
     Raises:
-        UserError: The weighting has a schedule.
+        UserError: The weighting has a schedule, or samples are to be grouped.
     """
 
     config: OfflineConfig
@@ -50,6 +50,8 @@ class Rwr(OrwCfm):
     def start(self, components: Components, ema_decay: float, device: torch.device, ema_growth: float = 0.0) -> State:
         if any(knob.owner is components.weighting for knob in components.schedules.knobs):
             raise UserError("weighting.schedule: a fixed set is weighed once; leave it out, or use another --trainer")
+        if self.config.group is not None:
+            raise UserError("train.group: a fixed set has as many samples of each prompt as it has; leave it out")
         return super().start(components, ema_decay, device, ema_growth)
 
     def check(self, components: Components) -> None:
