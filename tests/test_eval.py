@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from commandline import SMALL
+from orwcfm_backbone_gmm.backbone import GmmBackbone
+from orwcfm_cli.assemble import assemble
 from orwcfm_cli.evaluate_run import Request, evaluate_run
+from orwcfm_cli.folder import RunFolder
 from orwcfm_cli.trained import Trained
 from orwcfm_core.errors import RunError
 from PIL import Image
@@ -134,6 +137,23 @@ def test_a_reward_that_goes_wrong_is_named(orwcfm, plugin, runs, features, said)
     args = ("--samples", 16, "--reward", "bad", "--feature-space", "bad")
     error = orwcfm("eval", runs / "pictures", *args, code=1, **env).stderr
     assert said in error
+
+
+def test_what_a_backbone_draws_for_itself_is_the_runs_own(runs, monkeypatch):
+    build, drawn = GmmBackbone.__init__, []
+
+    def drawing(self, config):
+        build(self, config)
+        drawn.append(float(torch.rand(())))
+
+    monkeypatch.setattr(GmmBackbone, "__init__", drawing)
+    folder = RunFolder.open(runs / "gmm")
+    config = folder.read_config()
+    torch.manual_seed(12345)
+    assemble(config)
+    Trained.load(folder, config)
+    assert len(drawn) == 2
+    assert drawn[0] == drawn[1]
 
 
 def test_what_is_no_number_is_no_sample(runs, monkeypatch):

@@ -59,6 +59,10 @@ BROKEN = {
         SPEC.format(hook="orwcfm_rewards()", returned="[]"),
         "returned no RewardSpec of this name (found: none)",
     ),
+    "no-sequence": (
+        SPEC.format(hook="orwcfm_rewards()", returned="spec('no-sequence')"),
+        "hook orwcfm_rewards returned a RewardSpec, expected a list of specs",
+    ),
     "no-list": (SPEC.format(hook="orwcfm_rewards()", returned="None"), "returned no RewardSpec of this name"),
     "wrong-class": (returns("wrong-class", ", factory='fakes:Wrong'"), "fakes:Wrong is not a Reward"),
     "no-class": (returns("no-class", ", factory='fakes:Gone'"), "module 'fakes' has no attribute 'Gone'"),

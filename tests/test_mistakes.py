@@ -154,6 +154,7 @@ def test_a_broken_plugin_harms_no_other(orwcfm, plugin, tmp_path):
         ("def features(self, images): raise ValueError('no luck')", "ValueError: no luck"),
         ("def features(self, images): return images.flatten(1)[:3]", "its features have shape (3, 784)"),
         ("def to(self, device): raise KeyError('device')", "KeyError: 'device'"),
+        ("def features(self, images): open('/gone')", "FileNotFoundError: [Errno 2] No such file"),
         ("def describe(self): raise SystemExit(3)", "SystemExit: 3"),
     ],
 )
@@ -203,6 +204,11 @@ def test_a_callback_that_fails_takes_no_result_away(orwcfm, plugin, tmp_path):
     assert "the service is down" in failed
     assert "without callbacks: orwcfm resume run --callback none" in failed
     assert (tmp_path / "run" / "final.json").read_bytes() == result
+    # A plan builds callbacks, too.
+    text = (site / "down_plugin.py").read_text()
+    (site / "down_plugin.py").write_text(text.replace("        pass\n", "        raise ValueError('no account')\n"))
+    assert "no account" in orwcfm(*GMM, "--rounds", 1, "--dry-run", "--callback", "down", code=2, **env).stderr
+    (site / "down_plugin.py").write_text(text)
     # Where nothing can be saved, the callback's own words are not lost.
     (tmp_path / "run" / "report.html").unlink()
     (tmp_path / "run" / "report.html").mkdir()

@@ -56,6 +56,22 @@ def test_one_that_fails_is_named_and_keeps_the_others_from_nothing() -> None:
     assert told == ["round 3"]
 
 
+class Taking:
+    """Takes out what it needs."""
+
+    @hookimpl
+    def orwcfm_on_round_end(self, run: Run, metrics: dict[str, int]) -> None:
+        del metrics["round"], run.config["train"]
+
+
+def test_what_one_takes_out_is_still_there_for_the_run_and_the_others() -> None:
+    told: list[str] = []
+    run, metrics = Run(Path("run"), {"train": {"lr": 1}}), {"round": 3}
+    Callbacks({"taking": Taking(), "other": Recorder(told)}).round_end(run, metrics)
+    assert told == ["round 3"]
+    assert (run.config, metrics) == ({"train": {"lr": 1}}, {"round": 3})
+
+
 class Misspelt:
     @hookimpl
     def orwcfm_on_round_ends(self) -> None: ...

@@ -166,5 +166,5 @@ def test_a_regularizer_that_fails_among_several_is_named() -> None:
             return v.sum()
 
     v, nothing = torch.rand(3, 2), torch.zeros(3)
-    with pytest.raises(RunError, match="regularizer wrong: returned shape"):
+    with pytest.raises(RunError, match="regularizer Wrong: returned shape"):
         penalise(Sum({"fine": Square(1.0, 1.0), "wrong": Wrong(1.0, 1.0)}), v, v, nothing, v, nothing)

@@ -249,6 +249,14 @@ def test_the_time_of_a_round_is_without_what_measures_diversity(lab: Any, monkey
     assert trainer.round(state)["seconds"] < 2
 
 
+def test_a_loss_of_another_shape_is_refused(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, state = lab.start()
+    right = trainer._loss
+    monkeypatch.setattr(trainer, "_loss", lambda batch, v: right(batch, v)[:, None])
+    with pytest.raises(RunError, match=r"loss has shape \(64, 1\), expected \(64,\)"):
+        trainer.round(state)
+
+
 def test_divergence_is_zero_at_the_start_only(lab: Any) -> None:
     trainer, state = lab.start(weighting=Exp(1.0), updates=2)
     assert trainer.round(state)["velocity_divergence"] == 0.0

@@ -1,5 +1,6 @@
 """A reward in an environment of its own answers as it would here: spec, options, scores, features, mistakes."""
 
+import math
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -41,6 +42,8 @@ def test_options_are_completed_there_without_torch(plugin):
     options = {"scale": 3.0, "mode": "exp", "labels": ["ä", "b"], "seen": ""}
     assert config.model_dump(mode="json", exclude_none=True) == options
     assert plugin.spec.config.model_validate(options) == config
+    endless = plugin.spec.config.model_validate({"scale": "inf"}).model_dump(mode="json", exclude_none=True)
+    assert endless["scale"] == math.inf
 
 
 @pytest.mark.parametrize(

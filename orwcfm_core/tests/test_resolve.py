@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from orwcfm_core.config import AdaptiveConfig, ExpConfig
+from orwcfm_core.config import AdaptiveConfig, ExpConfig, TrainConfig
 from orwcfm_core.errors import UserError
+from orwcfm_core.plugin import BackboneSpec, ComponentConfig, Suggestions, TrainerSpec
 from orwcfm_core.registry import Registry
 from orwcfm_core.resolve import resolve
+from pydantic import Field
 
 BASE: dict[str, dict[str, Any]] = {"backbone": {"name": "toy"}, "reward": {"name": "shine"}}
 
@@ -83,6 +86,55 @@ def test_each_mistake_is_one_line(tables: dict[str, dict[str, Any]], line: str, 
     found = mistakes(tables, toy_registry)
     assert len(found) == 1
     assert found[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("suggested", "said"),
+    [
+        (Suggestions(prompts="a red cat"), "prompts is not a sequence of texts"),  # type: ignore[arg-type]
+        (Suggestions(heldout="judge"), "heldout is not a sequence of names"),  # type: ignore[arg-type]
+        (Suggestions(rewards={"shine": "x"}), "rewards is not tables of options"),  # type: ignore[dict-item]
+        (Suggestions(run={"sampler": "adams"}), "run is not tables of options"),  # type: ignore[dict-item]
+        (Suggestions(run={"train": {"sample": 64}}), "run has train.sample, which is no option"),
+        (Suggestions(run={"weighting": {}}), "run has a section weighting, expected train, sampler"),
+        (Suggestions(prompts=("a", "b")), "2 prompts, and it is unconditional"),
+    ],
+)
+def test_wrong_suggestions_are_the_backbones_mistake(suggested: Suggestions, said: str, toy_registry: Registry) -> None:
+    plugin = toy_registry.get("backbone", "toy")
+    spec = plugin.spec
+    assert isinstance(spec, BackboneSpec)
+    plugin.__dict__["spec"] = replace(spec, suggest=lambda config, prompts: suggested)
+    with pytest.raises(UserError, match=f"^backbone 'toy' of unknown unknown: suggest returned wrong .*{said}"):
+        resolve(BASE, toy_registry)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"run": {"reg": "w2"}}, "run is not tables of options"),
+        ({"run": {"train": {}}}, "run has a section train, expected weighting, reg, sampler"),
+        ({"run": {"weighting": {"taau": 3}}}, "run has weighting.taau, which is no option"),
+        ({"config": ComponentConfig}, "config does not extend orwcfm_core.config.TrainConfig"),
+        ({"name": "a:b"}, "name 'a:b' has a dot, a colon, an @ or a space"),
+        ({}, None),
+    ],
+)
+def test_what_is_wrong_with_a_trainers_spec(given: dict[str, Any], said: str | None) -> None:
+    good: dict[str, Any] = {"name": "toy", "summary": "A toy.", "config": TrainConfig, "factory": "x:Y"}
+    assert TrainerSpec(**good | given).mistakes() == ([said] if said else [])
+
+
+def test_a_null_within_an_option_is_a_mistake_before_anything_is_written(toy_registry: Registry) -> None:
+    class Bounded(ComponentConfig):
+        strength: float = Field(1.0, description="Strength.")
+        bounds: list[float | None] = Field([None, 1.0], description="Smallest and largest.")
+
+    plugin = toy_registry.get("reward", "shine")
+    plugin.__dict__["spec"] = replace(plugin.spec, config=Bounded)
+    assert mistakes({"heldout": {"name": "none"}}, toy_registry) == [
+        "reward.bounds: null within it cannot be written to a configuration"
+    ]
 
 
 def test_conditional_backbone_takes_several_prompts(toy_registry: Registry) -> None:

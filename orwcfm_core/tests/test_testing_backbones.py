@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,6 +104,16 @@ def tied(found: Mapping[str, Tensor], field: AffineField) -> Mapping[str, Tensor
     return {**found, "again": found["slope"]}
 
 
+class Drawn(AffineBackbone):
+    """Draws what it is built with."""
+
+    def __init__(self, draw: Any) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self._reference.offset += (drawn := draw())
+            self._policy.offset += drawn
+
+
 def shifted(self: AffineBackbone, device: torch.device) -> AffineBackbone:
     with torch.no_grad():
         self._policy.offset.add_(1)
@@ -134,6 +145,7 @@ WRONG = {
     "prompts without effect": (Prompted, {"conditional": lambda config: True}, "prompts"),
     "no condition": (AffineBackbone, {"conditional": lambda config: True}, "prompts"),
     "dropout": (lambda: velocity(lambda v, t, x: v + 0 * torch.rand(1)), {}, "random_state"),
+    "another one each time": (lambda: Drawn(random.random), {}, "second_instance"),
     "order": (lambda: parameters(once_reversed), {}, "parameter_order"),
     "moves to nothing": (lambda: changed(to=lambda self, device: None), {}, "moves"),
     "moves elsewhere": (lambda: changed(to=shifted), {}, "moves"),
@@ -143,6 +155,10 @@ WRONG = {
 @pytest.mark.parametrize(("make", "declared", "fails"), WRONG.values(), ids=WRONG)
 def test_a_wrong_backbone_fails_its_check(make: Any, declared: Any, fails: str, failures: Any) -> None:
     assert list(failures("backbone", spec(**declared), lambda config: make())) == [fails]
+
+
+def test_what_torch_draws_may_be_built_in(failures: Any) -> None:
+    assert not failures("backbone", spec(), lambda config: Drawn(lambda: torch.rand(())))
 
 
 def test_another_object_every_time_fails(failures: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from orwcfm_core.events import Run
 from orwcfm_core.plugin import CallbackSpec, ComponentConfig, hookimpl
+from safetensors.torch import load_file
 
 SPEC = CallbackSpec(name="toy", summary="A toy.", config=ComponentConfig, factory="x:Y")
 
@@ -86,6 +88,24 @@ class OneRun:
         (run.path / "logs").mkdir()
 
 
+class ReadsAll:
+    """Looks at what docs/metrics.md and docs/run-folder.md promise."""
+
+    @hookimpl
+    def orwcfm_on_run_start(self, run: Run) -> None:
+        sections = tomllib.loads((run.path / "run.toml").read_text())
+        assert sections["train"]["seed"] == run.config["train"]["seed"]
+        assert {"reg", "weighting", "sampler", "heldout", "callback"} <= sections.keys()
+
+    @hookimpl
+    def orwcfm_on_round_end(self, metrics: Mapping[str, Any]) -> None:
+        assert {"diversity", "ess", "seconds", "samples_per_second", "skipped"} <= metrics.keys()
+
+    @hookimpl
+    def orwcfm_on_checkpoint(self, checkpoint: Path) -> None:
+        assert load_file(checkpoint / "sampling.safetensors")
+
+
 class Draws:
     @hookimpl
     def orwcfm_on_round_end(self, metrics: Mapping[str, Any]) -> None:
@@ -103,6 +123,7 @@ class Draws:
         (NumbersAlone, ["whole_run"]),
         (NeedsRounds, ["failed_run"]),
         (OneRun, ["resumed_run"]),
+        (ReadsAll, []),
         (Draws, ["random_state"]),
     ],
 )

@@ -66,6 +66,7 @@ WRONG = {
         {},
         "gradient",
     ),
+    "a root": (spoiled(lambda v, r, t, w, a: square(v, r).sqrt()), {}, "gradient"),
     "writes to v_ref": (spoiled(forgets_reference), {}, "inputs_unchanged"),
     "detached in training": (
         spoiled(lambda v, r, t, w, a: square(v if v.is_leaf else v.detach(), r)),
@@ -86,6 +87,16 @@ def test_a_wrong_regularizer_fails_its_check(make: Any, declared: Any, fails: st
 def test_without_a_gradient_both_checks_of_it_fail(failures: Any) -> None:
     make = spoiled(lambda v, r, t, w, a: square(v.detach(), r))
     assert list(failures("regularizer", spec(), make)) == ["gradient", "policy_alone"]
+
+
+class Strong(ComponentConfig):
+    """A strength that must be large."""
+
+    alpha: float = Field(2.0, ge=2, description="Strength.")
+
+
+def test_a_strength_may_have_bounds(failures: Any) -> None:
+    assert not failures("regularizer", spec(Strong), spoiled(lambda v, r, t, w, a: square(v, r)))
 
 
 class NoOptions(ComponentConfig):

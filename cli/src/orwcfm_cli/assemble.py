@@ -77,6 +77,7 @@ def build_judge(choice: JudgeChoice) -> Judge:
 def _regularizer(choice: RegChoice) -> Regularizer:
     """A regularizer that knows what it holds to."""
     regularizer = choice.plugin.build(choice.config, Regularizer)
+    regularizer.label = str(choice.plugin)
     regularizer.anchor = Anchor.named(choice.term.anchor, choice.term.ema_alpha)
     return regularizer
 

@@ -36,11 +36,18 @@ def culprit(error: BaseException, config: RunConfig) -> str:
         config: The run's configuration.
 
     Returns:
-        The innermost one of those that take part: kind, name, distribution and version; `the run` if none.
+        The innermost one of those that take part: kind, name, distribution and version; empty if none.
     """
-    packages = {choice.plugin.spec.factory.partition(":")[0].partition(".")[0]: choice for choice in config.choices}
+    modules: dict[str, list[str]] = {}
+    packages: dict[str, list[str]] = {}
+    for plugin, factory in {str(choice.plugin): choice.plugin.spec.factory for choice in config.choices}.items():
+        module = factory.partition(":")[0]
+        modules.setdefault(module, []).append(plugin)
+        packages.setdefault(module.partition(".")[0], []).append(plugin)
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in packages and package != "orwcfm_core":
-            return str(packages[package].plugin)
-    return "the run"
+        module = str(frame.f_globals.get("__name__", ""))
+        # What several of them share says nothing: whoever called it does.
+        of = modules.get(module) or packages.get(module.partition(".")[0], [])
+        if len(of) == 1 and not module.startswith("orwcfm_core."):
+            return of[0]
+    return ""

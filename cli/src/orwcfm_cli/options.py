@@ -10,9 +10,9 @@ from typing import Any
 
 import tomli_w
 from orwcfm_core.errors import UserError
-from orwcfm_core.layers import layered
+from orwcfm_core.layers import has_null, layered
 
-__all__ = ["PRESETS", "Tables", "check_preset", "flat", "has_null", "merge", "put", "read_toml", "to_toml"]
+__all__ = ["PRESETS", "Tables", "check_preset", "flat", "merge", "put", "read_toml", "to_toml"]
 
 Tables = dict[str, dict[str, Any]]
 
@@ -120,9 +120,3 @@ def _decode(setting: str, value: str) -> Any:
     if has_null(decoded):
         raise UserError(f"--set {setting}: null cannot be written to a configuration; leave it out")
     return decoded
-
-
-def has_null(value: Any) -> bool:
-    """Whether there is a None in a value, which TOML does not have."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value is None or any(map(has_null, inner))

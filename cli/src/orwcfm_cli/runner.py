@@ -142,6 +142,7 @@ def plan(config: RunConfig, out: Path | None) -> dict[str, Any]:
 
 
 def _planned(config: RunConfig) -> dict[str, Any]:
+    build_callbacks(config)
     trainer, state = _assembled(config)
     train = config.train
     # The first round warms up.

@@ -14,9 +14,9 @@ from typing import Any
 
 from orwcfm_core.config import SECTIONS
 from orwcfm_core.errors import UserError
-from orwcfm_core.layers import layered
+from orwcfm_core.layers import has_null, layered
 
-from orwcfm_cli.options import Tables, flat, has_null, put
+from orwcfm_cli.options import Tables, flat, put
 from orwcfm_cli.run_options import FLAGS
 
 __all__ = ["MOST_RUNS", "SEED", "Combination", "Grid", "text_of"]

@@ -63,6 +63,8 @@ class Trained:
         chosen = newest if checkpoint == "newest" else best_checkpoint(folder.checkpoints)
         if chosen is None:
             raise UserError(f"--checkpoint best: no intact one in {folder.checkpoints} has a quality; use newest")
+        # As in the run: what a backbone draws for itself, besides its parameters, is in no checkpoint.
+        torch.manual_seed(config.train.seed)
         backbone = config.backbone.plugin.build(config.backbone.config, Backbone)
         load_sampling_policy(backbone.policy(), chosen)
         return cls(config, backbone.to(device), device, round_of(chosen))

@@ -7,6 +7,7 @@ between rounds, in the order in which the user named them.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ class Callbacks:
         for name, manager in self._managers.items():
             try:
                 with blame(f"callback '{name}'", CallbackError):
-                    getattr(manager.hook, event)(**about)
+                    # To each its own: what one of them takes out or puts in, neither the run nor the next one sees.
+                    getattr(manager.hook, event)(**copy.deepcopy(about))
             except (RunError, UserError) as e:
                 errors.append(str(e))
         if errors:

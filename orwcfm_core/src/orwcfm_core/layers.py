@@ -9,7 +9,7 @@ from orwcfm_core.config import SAMPLERS, TrainConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.several import parted
 
-__all__ = ["layered"]
+__all__ = ["has_null", "layered"]
 
 _NUMBERS = {"reward": "weight", "reg": "alpha"}
 """What the number of `NAME:NUMBER` sets."""
@@ -119,3 +119,9 @@ def _without_numbers(section: str, names: Any) -> Any:
         return names
     bare = [parted(name)[0] for name in _listed(names)]
     return bare[0] if isinstance(names, str) else bare
+
+
+def has_null(value: Any) -> bool:
+    """Whether there is a None in a value of JSON's types, which TOML does not have."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is None or any(map(has_null, inner))

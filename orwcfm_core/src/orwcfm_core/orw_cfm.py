@@ -14,6 +14,7 @@ from torch import Tensor
 
 from orwcfm_core.backbone import Condition, VelocityField, select
 from orwcfm_core.coupling import couple
+from orwcfm_core.errors import RunError
 from orwcfm_core.metrics import diversity, effective_sample_size, mean_and_std
 from orwcfm_core.objective import Objective, Scored
 from orwcfm_core.overlap import Drawn, draw_and_score
@@ -336,8 +337,11 @@ class OrwCfm(Trainer):
         parts = state.components
         v = _velocity(state, parts.backbone.policy(), batch.t, batch.x_t, batch.condition)
         penalty = penalise(parts.regularizer, v, batch.v_ref, batch.t, batch.x_t, batch.w, v_old=batch.v_old)
+        loss = self._loss(batch, v)
+        if loss.shape != batch.w.shape:
+            raise RunError(f"trainer: loss has shape {tuple(loss.shape)}, expected {tuple(batch.w.shape)}")
         return {
-            "loss": self._loss(batch, v) + penalty.cost,
+            "loss": loss + penalty.cost,
             "penalty": penalty.value,
             "velocity_divergence": mean_square(v.detach() - batch.v_ref),
         }

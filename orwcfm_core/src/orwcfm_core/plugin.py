@@ -11,7 +11,7 @@ user types; its value is a light module with one hook implementation that return
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,16 @@ class Suggestions:
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     run: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def mistakes(self) -> list[str]:
+        """What of this is not as it must be."""
+        found = {
+            "prompts is not a sequence of texts": not _are_lines(self.prompts),
+            "reward is not a name": not _is_line(self.reward),
+            "heldout is not a sequence of names": not _are_lines(self.heldout),
+            "rewards is not tables of options": not _are_tables(self.rewards),
+        }
+        return [text for text, wrong in found.items() if wrong] + _misproposed(self.run, ("train", "sampler"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
@@ -138,6 +148,7 @@ class Spec:
         config = self.config
         found = {
             f"name '{self.name}' belongs to the run": self.name in RESERVED,
+            f"name '{self.name}' has a dot, a colon, an @ or a space": bool(set(self.name) & set(".:@ ")),
             "summary is not one line of text": not _is_line(self.summary),
             "config is not a ComponentConfig": not (isinstance(config, type) and issubclass(config, ComponentConfig)),
             "factory is not 'module:Class'": not _is_line(self.factory) or not all(self.factory.partition(":")),
@@ -154,6 +165,29 @@ def _is_line(text: Any) -> bool:
 
 def _are_lines(texts: Any) -> bool:
     return isinstance(texts, Sequence) and not isinstance(texts, str) and all(map(_is_line, texts))
+
+
+def _are_tables(tables: Any) -> bool:
+    return isinstance(tables, Mapping) and all(isinstance(table, Mapping) for table in tables.values())
+
+
+def _misproposed(run: Any, sections: Sequence[str]) -> list[str]:
+    """What is wrong with options that are proposed for sections of a run."""
+    if not _are_tables(run):
+        return ["run is not tables of options"]
+    # Its module imports this one.
+    from orwcfm_core.config import SAMPLERS, WEIGHTINGS, TrainConfig
+
+    models: dict[str, Iterable[type[BaseModel]]] = {
+        "train": [TrainConfig],
+        "sampler": SAMPLERS.values(),
+        "weighting": WEIGHTINGS.values(),
+    }
+    lines = [f"run has a section {section}, expected {', '.join(sections)}" for section in run.keys() - set(sections)]
+    for section in run.keys() & models.keys() & set(sections):
+        known = {"name", *(option for model in models[section] for option in model.model_fields)}
+        lines += [f"run has {section}.{option}, which is no option" for option in sorted(run[section].keys() - known)]
+    return lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +267,14 @@ class TrainerSpec(Spec):
     """
 
     run: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def mistakes(self) -> list[str]:
+        # Its module imports this one.
+        from orwcfm_core.config import TrainConfig
+
+        found = super().mistakes() + _misproposed(self.run, ("weighting", "reg", "sampler"))
+        extends = isinstance(self.config, type) and issubclass(self.config, TrainConfig)
+        return found if extends else [*found, "config does not extend orwcfm_core.config.TrainConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)

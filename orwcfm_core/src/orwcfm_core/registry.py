@@ -79,15 +79,18 @@ def unforeseen(whose: Callable[[BaseException], str]) -> Iterator[None]:
     """Turn what nobody foresaw, in the midst of a run, into one line that names the plugin; the rest passes.
 
     Args:
-        whose: Says where an exception comes from.
+        whose: Says which plugin an exception comes from; empty if from none, where files may be the reason.
     """
     try:
         yield
-    except (UserError, RunError, OSError, KeyboardInterrupt, GeneratorExit):
+    except (UserError, RunError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as e:
+        plugin = whose(e)
+        if isinstance(e, OSError) and not plugin:
+            raise
         reason = " ".join(str(e).split()) or "no message"
-        raise RunError(f"{whose(e)}: {type(e).__name__}: {reason}") from e
+        raise RunError(f"{plugin or 'the run'}: {type(e).__name__}: {reason}") from e
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,10 @@ class Plugin:
         manager.register(module)
         manager.check_pending()
         returned = getattr(manager.hook, f"orwcfm_{self.kind}s")()
-        specs = [spec for specs in returned if isinstance(specs, list | tuple) for spec in specs]
+        for specs in returned:
+            if not isinstance(specs, list | tuple):
+                raise UserError(f"hook orwcfm_{self.kind}s returned a {type(specs).__name__}, expected a list of specs")
+        specs = [spec for specs in returned for spec in specs]
         named = [spec for spec in specs if isinstance(spec, _SPECS[self.kind]) and spec.name == self.name]
         if not named:
             found = ", ".join(repr(getattr(spec, "name", spec)) for spec in specs) or "none"

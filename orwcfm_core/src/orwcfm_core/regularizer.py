@@ -57,6 +57,8 @@ class Regularizer(ABC):
         self.alpha = alpha
         self.anchor = Anchor()
         """What it holds to; the run sets it (option `reg.anchor`)."""
+        self.label = f"regularizer {type(self).__name__}"
+        """What messages call it; the run sets it."""
 
     @abstractmethod
     def penalty(self, v: Tensor, v_ref: Tensor, t: Tensor, x: Tensor, weights: Tensor) -> Tensor:
@@ -133,7 +135,7 @@ class Sum(Regularizer):
     def anchored(
         self, v: Tensor, v_ref: Tensor, v_old: Tensor | None, t: Tensor, x: Tensor, weights: Tensor
     ) -> Penalty:
-        found = [penalise(part, v, v_ref, t, x, weights, name, v_old) for name, part in self.parts.items()]
+        found = [penalise(part, v, v_ref, t, x, weights, v_old) for part in self.parts.values()]
         values, costs = (torch.stack(column) for column in zip(*found, strict=True))
         shares = torch.tensor(
             [part.alpha / self.alpha if self.alpha else 1 / len(self.parts) for part in self.parts.values()]
@@ -148,16 +150,20 @@ def penalise(
     t: Tensor,
     x: Tensor,
     weights: Tensor,
-    name: str = "",
     v_old: Tensor | None = None,
 ) -> Penalty:
-    """The penalty and its cost, checked; arguments as in `Regularizer.anchored`, and the name for messages.
+    """The penalty and its cost, checked; arguments as in `Regularizer.anchored`.
 
     Raises:
-        RunError: The regularizer raised, or returned another shape.
+        RunError: The regularizer raised, or returned another shape, or no tensor.
     """
-    with blame(f"regularizer {name or type(regularizer).__name__}", RunError):
+    if isinstance(regularizer, Sum):
+        # Each of them is checked, and blamed, by itself.
+        return regularizer.anchored(v, v_ref, v_old, t, x, weights)
+    with blame(regularizer.label, RunError):
         found = regularizer.anchored(v, v_ref, v_old, t, x, weights)
+        if not isinstance(found.value, Tensor):
+            raise RunError(f"returned a {type(found.value).__name__}, expected a tensor")
         if found.value.shape != weights.shape:
             raise RunError(f"returned shape {tuple(found.value.shape)}, expected {tuple(weights.shape)}")
     return found

@@ -148,7 +148,8 @@ class RemotePlugin:
 class _Options(ComponentConfig):
     """Options that are checked elsewhere."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    # Else an infinite value, of which nothing is known here, would be written as none.
+    model_config = ConfigDict(protected_namespaces=(), ser_json_inf_nan="constants")
     _plugin: ClassVar[RemotePlugin]
 
     @model_validator(mode="before")

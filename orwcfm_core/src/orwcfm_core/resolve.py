@@ -24,6 +24,7 @@ from orwcfm_core.config import (
     TrainConfig,
 )
 from orwcfm_core.errors import UserError, printable
+from orwcfm_core.layers import has_null
 from orwcfm_core.plugin import BackboneSpec, ComponentConfig, RewardSpec, Spec, Suggestions, TrainerSpec
 from orwcfm_core.registry import Registry, blame
 from orwcfm_core.remote import RemotePlugin, is_environment
@@ -179,9 +180,16 @@ class _Reader:
         """Read options; on a mistake, note it and return None."""
         with blame(f"options of '{owner}'", UserError):
             try:
-                return model.model_validate(given)
+                found = model.model_validate(given)
             except ValidationError as e:
                 self.errors += [_explain(label, owner, model, error) for error in e.errors()]
+                return None
+            holed = [
+                name for name, value in found.model_dump(mode="json", exclude_none=True).items() if has_null(value)
+            ]
+            if not holed:
+                return found
+            self.errors += [f"{label}.{name}: null within it cannot be written to a configuration" for name in holed]
         return None
 
     def named(
@@ -272,7 +280,12 @@ def _suggestions(backbone: Choice | None, given: tuple[str, ...]) -> tuple[Sugge
         suggested = spec.suggest(backbone.config, given)
         if not isinstance(suggested, Suggestions):
             raise UserError(f"suggest returned a {type(suggested).__name__}, expected Suggestions")
-        return suggested, spec.conditional(backbone.config)
+        mistakes, conditional = suggested.mistakes(), spec.conditional(backbone.config)
+        if len(suggested.prompts) > 1 and not conditional and not given:
+            mistakes.append(f"{len(suggested.prompts)} prompts, and it is unconditional")
+        if mistakes:
+            raise UserError(f"suggest returned wrong Suggestions: {'; '.join(mistakes)}")
+        return suggested, conditional
 
 
 def _unheld(label: str, reg: Choice, term: RegConfig) -> list[str]:

@@ -28,6 +28,7 @@ __all__ = [
     "same_objects",
     "sample_shape",
     "samples_independent",
+    "second_instance",
     "state_round_trip",
     "time",
     "to_images",
@@ -205,6 +206,19 @@ def random_state(subject: Subject) -> None:
 
 
 @torch.no_grad()
+def second_instance(subject: Subject) -> None:
+    """Built again under the same seed of torch, it is the same: runs are resumed, and sampled from."""
+    t, x, condition = _points(subject)
+    with torch.random.fork_rng(devices=[]):
+        fields = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            fields.append(cast(Backbone, subject.build()).reference())
+        one, other = (field.velocity(t, x, condition) for field in fields)
+    expect(close(other, one), "a second instance has another velocity: draw what it is built with by torch alone")
+
+
+@torch.no_grad()
 def moves(subject: Subject) -> None:
     """`to` moves the backbone itself, and changes no velocity."""
     backbone, (t, x, condition) = _backbone(subject), _points(subject)
@@ -275,6 +289,7 @@ CHECKS: Sequence[Callable[[Subject], None]] = (
     prompts,
     random_state,
     parameter_order,
+    second_instance,
     moves,
 )
 """In the order in which they run."""

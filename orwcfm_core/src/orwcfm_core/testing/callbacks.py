@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
+from orwcfm_core.config import AdvantageConfig, FixedStepConfig, JudgeConfig, RegConfig, TermConfig, TrainConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.events import Callbacks, Run
 from orwcfm_core.testing.subject import Subject
 from orwcfm_core.testing.tools import Skip, random_state_kept
+from orwcfm_core.testing.trainers import METRICS
 
 __all__ = ["CHECKS", "events", "failed_run", "random_state", "resumed_run", "whole_run"]
 
 _REFERENCE = {"samples": 8, "reward_mean": 0.1, "reward_std": 0.3, "diversity": 0.9, "heldout_judge": 0.2}
+_SMALL = TrainConfig(rounds=2, samples=8, device="cpu", checkpoint_every=1)
 _CONFIG: dict[str, dict[str, Any]] = {
     "backbone": {"name": "toy"},
-    "reward": {"name": "toy", "prompt": ["a red boat"]},
-    "train": {"name": "orw-cfm", "rounds": 2, "samples": 8, "lr": 2e-4},
+    "reward": {"name": "toy", "prompt": ["a red boat"], **TermConfig().model_dump(exclude_none=True)},
+    "heldout": {"name": "judge", **JudgeConfig().model_dump(exclude_none=True)},
+    "reg": {"name": "w2", "alpha": 0.1, **RegConfig().model_dump(exclude_none=True)},
+    "weighting": {"name": "advantage", **AdvantageConfig().model_dump(exclude_none=True)},
+    "sampler": {"name": "adams", **FixedStepConfig().model_dump(exclude_none=True)},
+    "train": {"name": "orw-cfm", **_SMALL.model_dump(exclude_none=True)},
+    "callback": {"name": "toy"},
 }
+"""As in run.toml."""
+_METRICS = dict.fromkeys(METRICS, 0.5) | {"invalid": 0, "skipped": 0, "nfe": 40, "heldout_judge": 0.2}
+_FILES = {name: {"weight": torch.zeros(2)} for name in ("policy", "sampling", "training")}
 
 
 def events(subject: Subject) -> None:
@@ -68,6 +83,14 @@ def _told(subject: Subject) -> Iterator[tuple[Callbacks, Path]]:
     except UserError as e:
         raise Skip("its events could not be registered") from e
     with TemporaryDirectory() as folder:
+        # Of the values that are in it, TOML and JSON are written alike.
+        lines = [
+            line
+            for section, table in _CONFIG.items()
+            for line in (f"[{section}]", *(f"{option} = {json.dumps(value)}" for option, value in table.items()))
+        ]
+        (Path(folder) / "run.toml").write_text("\n".join(lines))
+        (Path(folder) / "reference.json").write_text(json.dumps(_REFERENCE))
         yield callbacks, Path(folder)
 
 
@@ -82,13 +105,16 @@ def _tell(callbacks: Callbacks, folder: Path, *rounds: Mapping[str, Any]) -> Non
 
 
 def _metrics(round_: int) -> dict[str, Any]:
-    return {"round": round_, "reward_mean": 0.1 * round_, "heldout_judge": 0.2, "loss": 1.5, "invalid": 0, "nfe": 40}
+    return {**_METRICS, "round": round_, "reward_mean": 0.1 * round_}
 
 
 def _checkpoint(callbacks: Callbacks, run: Run, round_: int) -> None:
     checkpoint = run.path / "checkpoints" / f"round_{round_:04d}"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "manifest.json").write_text("{}")
+    for name, tensors in _FILES.items():
+        save_file(tensors, checkpoint / f"{name}.safetensors")
+    for name in ("state.json", "manifest.json"):
+        (checkpoint / name).write_text(json.dumps({"round": round_}))
     callbacks.checkpoint(run, checkpoint)
 
 

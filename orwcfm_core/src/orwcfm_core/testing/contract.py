@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pydantic import ValidationError
 
 from orwcfm_core.heavy import HEAVY
+from orwcfm_core.layers import has_null
 from orwcfm_core.plugin import RESERVED, RESERVED_REG
 from orwcfm_core.testing.subject import Subject
 from orwcfm_core.testing.tools import expect
@@ -95,6 +96,8 @@ def round_trip(subject: Subject) -> None:
     optional = not any(field.is_required() for field in model.model_fields.values())
     for config in (subject.config, *([model()] if optional else [])):
         table = json.loads(json.dumps(config.model_dump(mode="json", exclude_none=True)))
+        holed = [name for name, value in table.items() if has_null(value)]
+        expect(not holed, f"None within the options {', '.join(holed)}, which run.toml cannot hold: use another value")
         with _explained("it is the option's own value, refused when read back: correct its default or its validator"):
             again = model.model_validate(table)
         changed = [name for name in model.model_fields if getattr(config, name) != getattr(again, name)]

@@ -87,8 +87,13 @@ def zero_at_reference(subject: Subject) -> None:
 
 
 def gradient(subject: Subject) -> None:
-    """A gradient reaches the policy's velocity at some sample, near the reference or far from it."""
+    """A gradient reaches the policy's velocity at some sample, near the reference or far from it; all are finite."""
     _only_if_strong(subject)
+    same = _inputs(_MANY, distance=0.0)
+    expect(
+        bool(_gradient(subject, same._replace(v=same.v_ref.clone())).isfinite().all()),
+        "the gradient is NaN or infinite where v equals v_ref, where every run begins: add something within a root",
+    )
     for distance in _DISTANCES:
         found = _gradient(subject, _inputs(_MANY, distance=distance))
         expect(distance > 1 or bool(found.isfinite().all()), "the gradient at v is NaN or infinite")
@@ -119,10 +124,14 @@ def alpha(subject: Subject) -> None:
     """The option `alpha` is the strength; the penalty is the same whatever it is, for the trainer multiplies."""
     if "alpha" not in subject.spec.config.model_fields:
         raise Skip("has no option alpha")
-    weak, strong = (cast(Regularizer, subject.build(alpha=value)) for value in (0.25, 0.75))
+    # Of its own size, for it may have bounds.
+    whole = float(getattr(subject.config, "alpha", 0.0)) or 0.5
+    wanted = (whole, 1.5 * whole)
+    weak, strong = (cast(Regularizer, subject.build(alpha=value)) for value in wanted)
     expect(
-        (weak.alpha, strong.alpha) == (0.25, 0.75),
-        f"expected strengths 0.25 and 0.75, got {weak.alpha} and {strong.alpha}: call super().__init__(config.alpha)",
+        (weak.alpha, strong.alpha) == wanted,
+        f"expected strengths {wanted[0]:g} and {wanted[1]:g}, got {weak.alpha} and {strong.alpha}: call "
+        "super().__init__(config.alpha)",
     )
     first, second = (chosen.penalty(*_inputs()) for chosen in (weak, strong))
     expect(close(second, first), "the penalty depends on alpha: leave the multiplication to the trainer")

@@ -95,8 +95,8 @@ def random_state(subject: Subject) -> None:
 
 
 def value_range(subject: Subject) -> None:
-    """Scores lie in the declared range, those of all black and all white images too."""
-    low, high = _spec(subject).value_range
+    """Scores lie in the declared range, those of all black and all white images too; probabilities in [0, 1]."""
+    low, high = (0.0, 1.0) if _spec(subject).probability else _spec(subject).value_range
     if low is None and high is None:
         raise Skip("declares no value_range")
     images = example_images(subject)
@@ -109,7 +109,8 @@ def value_range(subject: Subject) -> None:
     inside = (low is None or smallest >= low - 1e-5 * max(1.0, abs(low))) and (
         high is None or largest <= high + 1e-5 * max(1.0, abs(high))
     )
-    expect(inside, f"scores from {smallest:.6g} to {largest:.6g}, but the spec declares value_range=({low}, {high})")
+    declared = "probability=True" if _spec(subject).probability else f"value_range=({low}, {high})"
+    expect(inside, f"scores from {smallest:.6g} to {largest:.6g}, but the spec declares {declared}")
 
 
 def deterministic(subject: Subject) -> None:
@@ -171,7 +172,7 @@ def prompts(subject: Subject) -> None:
     _only_if_deterministic(subject)
     images, (first, second) = example_images(subject), subject.spec.example.prompts
     one, other = (_score(subject, images, [prompt] * 5) for prompt in (first, second))
-    if _spec(subject).reads_prompts:
+    if _reads_prompts(subject):
         expect(
             not close(other[0], one[0]),
             f"'{first}' and '{second}' score the same: declare reads_prompts=False, or give example two prompts that "
@@ -184,8 +185,8 @@ def prompts(subject: Subject) -> None:
 
 def empty_prompt(subject: Subject) -> None:
     """An empty prompt is scored, or refused with a UserError: users leave the prompt out."""
-    if not _spec(subject).reads_prompts:
-        raise Skip("declares reads_prompts=False")
+    if not _reads_prompts(subject):
+        raise Skip("declares reads_prompts=False, or that it ignores them with these options")
     # A line that says what to set is an answer, too.
     with suppress(UserError), blame("an empty prompt, which must be scored or refused with a UserError", RunError):
         _score(subject, example_images(subject), [""] * 5)
@@ -241,6 +242,11 @@ def features(subject: Subject) -> None:
 
 def _spec(subject: Subject) -> RewardSpec:
     return cast(RewardSpec, subject.spec)
+
+
+def _reads_prompts(subject: Subject) -> bool:
+    """Whether the score depends on the prompt with these options."""
+    return _spec(subject).reads_prompts and not _spec(subject).ignores_prompt(subject.config)
 
 
 def _only_if_deterministic(subject: Subject) -> None:
