@@ -4,7 +4,7 @@
 
 Each run goes on for as many rounds as fit into 144,000 evaluations, about 50 of the default, with its trainer's own
 proposals for weights, sampler and regularizer, other options being the task's and the default's; then 2,048 fresh
-samples are measured. The file keeps what is done, so that a stopped benchmark goes on where it was. 50 runs for each
+samples are measured. The file keeps what is done, so that a stopped benchmark goes on where it was. 51 runs for each
 seed and task, of about four minutes of one core each; two to three times that where the core does not compute in bf16.
 """
 
@@ -92,7 +92,7 @@ TASKS: Mapping[str, Task] = {
         "diversity",
     ),
 }
-LINES = (*COLOURS, "#8c510a", "#999933", "#332288", "#882255", "#117733", "#aa4499")
+LINES = (*COLOURS, "#8c510a", "#999933", "#332288", "#882255", "#117733", "#aa4499", "#ddcc77")
 ANCHORED, FREE = (0.03, 0.1, 0.3), (0.0, 0.1, 0.3)
 METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
     "default": ({}, (0.0, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1)),
@@ -107,13 +107,14 @@ METHODS: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
     "reft-long": ({"train.name": "reft"}, (0.0,)),
     "awm": ({"train.name": "awm"}, (0.001, 0.03, 0.1, 0.3)),
     "nft": ({"train.name": "nft"}, (0.006, 0.02, 0.06, 0.2)),
+    "nft-passes": ({"train.name": "nft", "train.passes": 2}, (0.2,)),
     "rvm": ({"train.name": "rvm"}, (0.001, 0.01, 0.03, 0.1)),
     "flow-grpo": ({"train.name": "flow-grpo"}, (0.004, 0.01, 0.04)),
 }
 """Options, and alphas about what each proposes.
 
 `alike` is the default with the same weight for all points of a sample and a margin, `exp` with the paper's weights,
-`paper` the preset. `passes` is the default with updates that go over the same points twice: those of the second pass
+`paper` the preset. `passes` and `nft-passes` have updates that go over the same points twice: those of the second pass
 need the policy alone. `reft-long` is `reft` for as many rounds as fit if the reference, which it needs for a metric
 alone, does not count. That is five times the default's updates; `default-long` is the default for as long as they take.
 """
@@ -244,7 +245,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="keeps what is done")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     args = parser.parse_args()
     done: dict[str, Found] = json.loads(args.file.read_text()) if args.file.exists() else {}
