@@ -91,20 +91,22 @@ def test_each_mistake_is_one_line(tables: dict[str, dict[str, Any]], line: str, 
 @pytest.mark.parametrize(
     ("suggested", "said"),
     [
-        (Suggestions(prompts="a red cat"), "prompts is not a sequence of texts"),  # type: ignore[arg-type]
-        (Suggestions(heldout="judge"), "heldout is not a sequence of names"),  # type: ignore[arg-type]
-        (Suggestions(rewards={"shine": "x"}), "rewards is not tables of options"),  # type: ignore[dict-item]
-        (Suggestions(run={"sampler": "adams"}), "run is not tables of options"),  # type: ignore[dict-item]
-        (Suggestions(run={"train": {"sample": 64}}), "run has train.sample, which is no option"),
-        (Suggestions(run={"weighting": {}}), "run has a section weighting, expected train, sampler"),
-        (Suggestions(prompts=("a", "b")), "2 prompts, and it is unconditional"),
+        ({"prompts": "a red cat"}, "prompts is not a sequence of texts"),
+        ({"heldout": "judge"}, "heldout is not a sequence of names"),
+        ({"rewards": {"shine": "x"}}, "rewards is not tables of options"),
+        ({"run": {"sampler": "adams"}}, "run is not tables of options"),
+        ({"run": {"train": {"sample": 64}}}, "run has train.sample, which is no option"),
+        ({"run": {"weighting": {}}}, "run has a section weighting, expected train, sampler"),
+        ({"prompts": ("a", "b")}, "2 prompts, and it is unconditional"),
     ],
 )
-def test_wrong_suggestions_are_the_backbones_mistake(suggested: Suggestions, said: str, toy_registry: Registry) -> None:
+def test_wrong_suggestions_are_the_backbones_mistake(
+    suggested: dict[str, Any], said: str, toy_registry: Registry
+) -> None:
     plugin = toy_registry.get("backbone", "toy")
     spec = plugin.spec
     assert isinstance(spec, BackboneSpec)
-    plugin.__dict__["spec"] = replace(spec, suggest=lambda config, prompts: suggested)
+    plugin.__dict__["spec"] = replace(spec, suggest=lambda config, prompts: Suggestions(**suggested))
     with pytest.raises(UserError, match=f"^backbone 'toy' of unknown unknown: suggest returned wrong .*{said}"):
         resolve(BASE, toy_registry)
 

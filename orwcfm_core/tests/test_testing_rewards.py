@@ -98,6 +98,12 @@ WRONG = {
     "python's random state": (lambda v, i, p: v + 0 * random.random(), {}, "random_state"),
     "seeds torch": (seeds, {}, "random_state"),
     "above its range": (lambda v, i, p: v, {"value_range": (0.0, 0.9)}, "value_range"),
+    "no probability": (lambda v, i, p: 2 * v, {"probability": True}, "value_range"),
+    "a probability above its range": (
+        lambda v, i, p: v,
+        {"probability": True, "value_range": (0.0, 0.9)},
+        "value_range",
+    ),
     "below its range": (lambda v, i, p: v, {"value_range": (0.1, None)}, "value_range"),
     "detached": (lambda v, i, p: v.detach(), {}, "gradient"),
     "gradient of zero": (lambda v, i, p: v.detach() + 0 * v, {}, "gradient"),

@@ -89,9 +89,8 @@ def zero_at_reference(subject: Subject) -> None:
 def gradient(subject: Subject) -> None:
     """A gradient reaches the policy's velocity at some sample, near the reference or far from it; all are finite."""
     _only_if_strong(subject)
-    same = _inputs(_MANY, distance=0.0)
     expect(
-        bool(_gradient(subject, same._replace(v=same.v_ref.clone())).isfinite().all()),
+        bool(_gradient(subject, _inputs(_MANY, distance=0.0)).isfinite().all()),
         "the gradient is NaN or infinite where v equals v_ref, where every run begins: add something within a root",
     )
     for distance in _DISTANCES:

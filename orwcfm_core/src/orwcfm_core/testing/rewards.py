@@ -96,7 +96,12 @@ def random_state(subject: Subject) -> None:
 
 def value_range(subject: Subject) -> None:
     """Scores lie in the declared range, those of all black and all white images too; probabilities in [0, 1]."""
-    low, high = (0.0, 1.0) if _spec(subject).probability else _spec(subject).value_range
+    spec = _spec(subject)
+    low, high = spec.value_range
+    declared = f"value_range=({low}, {high})"
+    if spec.probability:
+        low, high = max(0.0, low or 0.0), min(1.0, 1.0 if high is None else high)
+        declared += " and probability=True"
     if low is None and high is None:
         raise Skip("declares no value_range")
     images = example_images(subject)
@@ -109,7 +114,6 @@ def value_range(subject: Subject) -> None:
     inside = (low is None or smallest >= low - 1e-5 * max(1.0, abs(low))) and (
         high is None or largest <= high + 1e-5 * max(1.0, abs(high))
     )
-    declared = "probability=True" if _spec(subject).probability else f"value_range=({low}, {high})"
     expect(inside, f"scores from {smallest:.6g} to {largest:.6g}, but the spec declares {declared}")
 
 
