@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, ValidationInfo, field_validator
 
@@ -25,6 +25,7 @@ __all__ = [
     "GroupAdvantageConfig",
     "JudgeChoice",
     "JudgeConfig",
+    "OrwCfmConfig",
     "RegChoice",
     "RegConfig",
     "RewardChoice",
@@ -256,6 +257,17 @@ class CombineConfig(ComponentConfig):
     )
 
 
+Passes = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=1_000_000,
+        description="Passes of a round's updates over the same points, what reference and sampling policy say there "
+        "being computed once; 1: each update draws its own.",
+    ),
+]
+
+
 class TrainConfig(ComponentConfig):
     """Options that every trainer has."""
 
@@ -264,13 +276,7 @@ class TrainConfig(ComponentConfig):
     group: int | None = Field(None, ge=2, description="Samples per prompt in a round; unset: prompts share them.")
     updates: int = Field(4, ge=1, le=1_000_000, description="Updates per round, each on all of its samples.")
     draws: int = Field(1, ge=1, le=10_000, description="Draws of time and noise per sample in an update.")
-    passes: int = Field(
-        1,
-        ge=1,
-        le=1_000_000,
-        description="Passes of a round's updates over the same points, what reference and sampling policy say there "
-        "being computed once; 1: each update draws its own.",
-    )
+    passes: Passes = 1
     coupling: Literal["independent", "optimal-transport"] = Field(
         "independent",
         description="How noise is paired with samples; with optimal-transport weights select less.",
@@ -317,6 +323,12 @@ class TrainConfig(ComponentConfig):
     def batches(self) -> int:
         """Updates of a round that draw points; those after them go over the same again."""
         return -(-self.updates // self.passes)
+
+
+class OrwCfmConfig(TrainConfig):
+    """Options of `orw-cfm`: those that every trainer has."""
+
+    passes: Passes = 2
 
 
 SECTIONS = ("backbone", "reward", "heldout", "reg", "weighting", "sampler", "train", "callback")

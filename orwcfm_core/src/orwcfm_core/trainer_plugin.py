@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orwcfm_core.config import TrainConfig
+from orwcfm_core.config import OrwCfmConfig
 from orwcfm_core.plugin import TrainerSpec, hookimpl
 
 
@@ -13,7 +13,7 @@ def orwcfm_trainers() -> list[TrainerSpec]:
         TrainerSpec(
             name="orw-cfm",
             summary="Online reward-weighted conditional flow matching; with the w2 regularizer, ORW-CFM-W2.",
-            config=TrainConfig,
+            config=OrwCfmConfig,
             factory="orwcfm_core.orw_cfm:OrwCfm",
             references=("Fan et al., ICLR 2025, arXiv:2502.06061",),
             run={

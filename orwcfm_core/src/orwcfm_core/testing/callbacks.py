@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from orwcfm_core.config import AdvantageConfig, FixedStepConfig, JudgeConfig, RegConfig, TermConfig, TrainConfig
+from orwcfm_core.config import AdvantageConfig, FixedStepConfig, JudgeConfig, OrwCfmConfig, RegConfig, TermConfig
 from orwcfm_core.errors import UserError
 from orwcfm_core.events import Callbacks, Run
 from orwcfm_core.testing.subject import Subject
@@ -22,7 +22,7 @@ from orwcfm_core.testing.trainers import METRICS
 __all__ = ["CHECKS", "events", "failed_run", "random_state", "resumed_run", "whole_run"]
 
 _REFERENCE = {"samples": 8, "reward_mean": 0.1, "reward_std": 0.3, "diversity": 0.9, "heldout_judge": 0.2}
-_SMALL = TrainConfig(rounds=2, samples=8, device="cpu", checkpoint_every=1)
+_SMALL = OrwCfmConfig(rounds=2, samples=8, device="cpu", checkpoint_every=1)
 _CONFIG: dict[str, dict[str, Any]] = {
     "backbone": {"name": "toy"},
     "reward": {"name": "toy", "prompt": ["a red boat"], **TermConfig().model_dump(exclude_none=True)},
