@@ -26,7 +26,7 @@ GMM = ("run", "--backbone", "gmm", "--reward", "component")
         (("run", "--alpha", "-1"), "reg.alpha: input should be greater than or equal to 0, got '-1'"),
         (("run", "--alpha", "a lot"), "reg.alpha: input should be a valid number"),
         (("run", "--alpha", "nan"), "reg.alpha"),
-        (("run", "--alpha", "0.1", "--reg", "none"), "reg.alpha: unknown option of 'none'"),
+        (("run", "--alpha", "0.1", "--reg", "none"), "reg.alpha: unknown option of 'none', which has no options"),
         (("run", "--tau", "1", "--weighting", "top-k"), "weighting.tau: unknown option of 'top-k'"),
         (("run", "--set", "train.samples=10", "--set", "train.group=4"), "train.group: 10 samples"),
         (("run", "--prompt", "a bag", "--prompt", "a coat"), "is unconditional here"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from orwcfm_core.config import TrainConfig
 from orwcfm_core.orw_cfm import OrwCfm
-from orwcfm_core.plugin import TrainerSpec
+from orwcfm_core.plugin import Example, TrainerSpec
 from orwcfm_core.registry import Registry
 from orwcfm_core.testing import Subject, run_check
 from orwcfm_core.testing.trainers import CHECKS
 from orwcfm_core.trainer import Components, State
+from pydantic import Field
 
 SPEC = TrainerSpec(name="toy", summary="A toy.", config=TrainConfig, factory="x:Y")
 
@@ -92,6 +94,16 @@ def test_a_wrong_trainer_fails_its_check(trainer: type[OrwCfm], fails: list[str]
     # The core may be tested without its plugins; these trainers are tried on this one.
     pytest.importorskip("orwcfm_backbone_gmm")
     assert failed(trainer, failures) == fails
+
+
+class TwiceConfig(TrainConfig):
+    updates: int = Field(2, ge=2)
+
+
+def test_a_trainer_is_tried_with_the_options_of_its_example(failures: Any) -> None:
+    pytest.importorskip("orwcfm_backbone_gmm")
+    spec = replace(SPEC, config=TwiceConfig, example=Example(options={"updates": 2}))
+    assert failures("trainer", spec, OrwCfm) == {}
 
 
 def test_without_gmm_they_are_skipped() -> None:

@@ -411,9 +411,12 @@ def _explain(section: str, owner: str, model: type[ComponentConfig], error: Any)
     """One line for one of pydantic's errors."""
     option = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        shared = {"reward": _SHARED, "reg": RegConfig.model_fields}.get(section.partition(".")[0], ())
+        # What is shared among regularizers is about their alpha.
+        terms = RegConfig.model_fields if "alpha" in model.model_fields else ()
+        shared = {"reward": _SHARED, "reg": terms}.get(section.partition(".")[0], ())
         known = [*model.model_fields, *shared]
-        return f"{section}.{option}: unknown option of '{owner}', {_hint(option, known)}"
+        hint = _hint(option, known) if known else "which has no options"
+        return f"{section}.{option}: unknown option of '{owner}', {hint}"
     message = error["msg"].removeprefix("Value error, ")
     # A regular expression is nothing to show to a user, nor is it enough that something is missing.
     verb = {"string_pattern_mismatch": "expected", "missing": "required"}.get(error["type"])

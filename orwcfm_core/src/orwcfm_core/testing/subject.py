@@ -60,12 +60,15 @@ class Subject:
         """What the plugin says of the component."""
         return self.plugin.spec
 
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The options that are not left at their defaults."""
+        return self.spec.example.options if self.options is None else self.options
+
     @cached_property
     def config(self) -> ComponentConfig:
         """The component's options."""
-        return self.spec.config.model_validate(
-            dict(self.spec.example.options if self.options is None else self.options)
-        )
+        return self.spec.config.model_validate(dict(self.given))
 
     @cached_property
     def registry(self) -> Registry:

@@ -109,7 +109,8 @@ def _start(subject: Subject, ema: float = 0.0, **options: Any) -> tuple[Trainer,
     """A fresh trainer and its first state."""
     backbone = _other(subject, "backbone", "gmm", Backbone)
     reward = _other(subject, "reward", "component", Reward)
-    trainer = subject.build(**_OPTIONS, **options)
+    # What it is given it may need.
+    trainer = subject.build(**{**_OPTIONS, **subject.given, **options})
     return trainer, start(trainer, reward, SquaredDistance(0.1), Exp(3.0), backbone, ema=ema)
 
 
