@@ -28,7 +28,7 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four rounds with checkpoints 3 and 4."""
+    """A run of four rounds with checkpoints 3 and 4, and the best one."""
     folder = tmp_path_factory.mktemp("done") / "run"
     here(*RUN, "--rounds", 4, "--out", folder, code=0)
     return folder
@@ -114,6 +114,10 @@ def test_a_read_only_folder_is_refused_and_stays_as_it_is(tmp_path, run):
     assert newest_checkpoint(run / "checkpoints").name == "round_0004"
 
 
+def checkpoints(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints").iterdir()}
+
+
 def damage(checkpoint: Path, how: str) -> None:
     policy, manifest = checkpoint / "policy.safetensors", checkpoint / "manifest.json"
     data = bytearray(policy.read_bytes())
@@ -159,7 +163,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_all_ends_the_same(
     assert "round_0004 is passed over" in said
     assert "from round 3" in said
     assert same(run, done)
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["round_0003", "round_0004"]
+    assert checkpoints(run) == checkpoints(done) >= {"round_0003", "round_0004"}
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -189,7 +193,8 @@ def test_a_damaged_checkpoint_never_pushes_out_a_good_one(run):
     damage(run / "checkpoints" / "round_0004", "altered")
     shutil.copytree(run / "checkpoints" / "round_0004", run / "checkpoints" / "round_0009")
     here("resume", run, "--set", "train.keep=1", "--rounds", 5, code=0)
-    assert {path.name for path in (run / "checkpoints").iterdir()} <= {"round_0003", "round_0005"}
+    assert "round_0009" not in checkpoints(run)
+    assert len(checkpoints(run)) <= 2
     assert newest_checkpoint(run / "checkpoints").name == "round_0005"
 
 

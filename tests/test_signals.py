@@ -126,7 +126,8 @@ def test_a_second_process_is_refused_and_the_first_is_not_disturbed(start, tmp_p
         f"error: run folder run is in use by process {first.pid}; wait for it to end, or stop it first\n"
     )
     until(lambda: lines(run) >= before + 3, first)
-    assert [row["round"] for row in rounds(run)] == list(range(1, len(rounds(run)) + 1))
+    done = [row["round"] for row in rounds(run)]
+    assert done == list(range(1, len(done) + 1))
     first.kill()
     first.wait()
     third = start("resume", "run")
