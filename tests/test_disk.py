@@ -190,10 +190,11 @@ def test_resume_takes_the_micro_batch_that_is_asked_for_or_else_the_one_that_fit
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(run):
     # One is kept, besides the best: were a damaged one taken for the newest, the good one would go.
+    best = checkpoints(run) - {"round_0003", "round_0004"}
     damage(run / "checkpoints" / "round_0004", "altered")
     shutil.copytree(run / "checkpoints" / "round_0004", run / "checkpoints" / "round_0009")
     here("resume", run, "--set", "train.keep=1", "--rounds", 5, code=0)
-    assert "round_0009" not in checkpoints(run)
+    assert checkpoints(run) <= {"round_0003", "round_0005"} | best
     assert len(checkpoints(run)) <= 2
     assert newest_checkpoint(run / "checkpoints").name == "round_0005"
 
