@@ -192,6 +192,7 @@ def test_what_is_no_number_is_no_sample(runs, monkeypatch):
         (("--feature-space", "samples", "--real", "real"), "real images are no samples of the model"),
         (("--real", "gone"), "expected a folder of at least two images, found 0"),
         (("--real", "broken"), "cannot read image broken"),
+        (("--real", "large"), "cannot read image large/0.pgm"),
         (("--real", "deep"), "deep/0.png has more than 8 bits"),
         (("--out", "real"), "expected a JSON file, got a folder"),
         (("--out", "real/0.png/eval.json"), "cannot make its folder"),
@@ -201,10 +202,12 @@ def test_mistakes(orwcfm, runs, tmp_path, args, said):
     save_pictures(tmp_path / "real")
     (tmp_path / "broken").mkdir()
     (tmp_path / "deep").mkdir()
+    (tmp_path / "large").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "broken" / name).write_bytes(b"no picture")
     for i in range(2):
         Image.new("I;16", (28, 28), 30_000).save(tmp_path / "deep" / f"{i}.png")
+        (tmp_path / "large" / f"{i}.pgm").write_bytes(b"P5 99999 99999 255 ")
     done = orwcfm("eval", runs / "pictures", "--samples", 8, *args, code=2)
     assert said in done.stderr
     assert done.stdout == ""

@@ -61,7 +61,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
                     f"--real: {path} has more than 8 bits for each channel (mode {opened.mode}); save it with 8"
                 )
             image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError) as e:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise UserError(f"--real: cannot read image {path}: {e}") from e
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -173,6 +173,9 @@ def test_pictures_from_folders_named_after_prompts(tmp_path: Path) -> None:
         ("broken", Pictures(), ("",), "cannot read"),
         ("points.npy", Pictures(), ("",), r"expected samples \(N, 1, 2, 2\), got \(3, 2\)"),
         ("text.npy", Pictures(), ("",), "cannot read"),
+        ("deep", Pictures(), ("",), "more than 8 bits for each channel"),
+        ("large", Pictures(), ("",), "cannot read"),
+        ("nan.npy", Pictures(), ("",), "not finite, first in sample 1"),
     ],
 )
 def test_mistakes(tmp_path: Path, path: str, backbone: Any, prompts: tuple[str, ...], words: str) -> None:
@@ -182,6 +185,13 @@ def test_mistakes(tmp_path: Path, path: str, backbone: Any, prompts: tuple[str, 
     (tmp_path / "broken" / "1.png").write_text("no picture")
     (tmp_path / "text.npy").write_text("no numbers")
     np.save(tmp_path / "points.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "nan.npy", np.array([0, np.nan, np.inf]).repeat(4).reshape(3, 1, 2, 2))
+    (tmp_path / "deep").mkdir()
+    Image.new("I;16", (3, 3), 60000).save(tmp_path / "deep" / "1.png")
+    picture(tmp_path / "large" / "1.bmp", 3)
+    header = bytearray((tmp_path / "large" / "1.bmp").read_bytes())
+    header[18:26] = (99_999).to_bytes(4, "little") * 2
+    (tmp_path / "large" / "1.bmp").write_bytes(header)
     with pytest.raises(UserError, match=words):
         read_samples(tmp_path / path, backbone, prompts)
 

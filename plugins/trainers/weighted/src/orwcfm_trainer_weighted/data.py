@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from orwcfm_core.backbone import Backbone
 from orwcfm_core.errors import UserError
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 __all__ = ["check_samples", "read_samples"]
@@ -66,6 +66,11 @@ def _points(path: Path, backbone: Backbone) -> Tensor:
         raise UserError(f"train.data: cannot read {path}: {' '.join(str(e).split())}") from e
     if x_1.ndim < 1 or not len(x_1) or tuple(x_1.shape[1:]) != backbone.sample_shape:
         raise UserError(f"train.data: expected samples (N, {_comma(backbone.sample_shape)}), got {tuple(x_1.shape)}")
+    finite = x_1.reshape(len(x_1), -1).isfinite().all(1)
+    if not finite.all():
+        raise UserError(
+            f"train.data: {path} has numbers that are not finite, first in sample {int(finite.int().argmin())}"
+        )
     return x_1
 
 
@@ -88,8 +93,13 @@ def _sample(file: Path, backbone: Backbone) -> Tensor:
     """One picture as a sample, `(1, *)`."""
     try:
         with Image.open(file) as picture:
+            # Converted to 8 bits, deeper pixels would be cut off at white.
+            if picture.mode.startswith("I") or picture.mode == "F":
+                raise UserError(
+                    f"train.data: {file} has more than 8 bits for each channel (mode {picture.mode}); save it with 8"
+                )
             pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-    except (OSError, UnidentifiedImageError) as e:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise UserError(f"train.data: cannot read {file}: {e}") from e
     x_1 = backbone.from_images(torch.from_numpy(pixels).movedim(2, 0)[None])
     if x_1 is None:
