@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orwcfm_core.errors import UserError
+from orwcfm_core.picture_file import read_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ def read_images(paths: list[Path], shape: tuple[int, ...], batch: int) -> Iterat
         Tensors `(B, C, H, W)` in [0, 1].
 
     Raises:
-        UserError: One is no image.
+        UserError: One is no image, or has more than 8 bits for each channel.
     """
     import torch
 
@@ -53,16 +54,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
     from PIL import Image
 
     channels, height, width = shape
-    try:
-        with Image.open(path) as opened:
-            # Converted to 8 bits, deeper pixels would be cut off at white.
-            if opened.mode.startswith("I") or opened.mode == "F":
-                raise UserError(
-                    f"--real: {path} has more than 8 bits for each channel (mode {opened.mode}); save it with 8"
-                )
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise UserError(f"--real: cannot read image {path}: {e}") from e
+    image = read_picture(path, "--real", "L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from orwcfm_core.backbone import Backbone
 from orwcfm_core.errors import UserError
-from PIL import Image
+from orwcfm_core.picture_file import read_picture
 from torch import Tensor
 
 __all__ = ["check_samples", "read_samples"]
@@ -91,16 +91,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _sample(file: Path, backbone: Backbone) -> Tensor:
     """One picture as a sample, `(1, *)`."""
-    try:
-        with Image.open(file) as picture:
-            # Converted to 8 bits, deeper pixels would be cut off at white.
-            if picture.mode.startswith("I") or picture.mode == "F":
-                raise UserError(
-                    f"train.data: {file} has more than 8 bits for each channel (mode {picture.mode}); save it with 8"
-                )
-            pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise UserError(f"train.data: cannot read {file}: {e}") from e
+    pixels = np.asarray(read_picture(file, "train.data"), dtype=np.float32) / 255
     x_1 = backbone.from_images(torch.from_numpy(pixels).movedim(2, 0)[None])
     if x_1 is None:
         raise UserError("train.data: this backbone cannot turn pictures into samples; give a .npy file of samples")
