@@ -101,6 +101,7 @@ class TwiceConfig(TrainConfig):
 
 
 def test_a_trainer_is_tried_with_the_options_of_its_example(failures: Any) -> None:
+    # The core may be tested without its plugins; the trainer is tried on this one.
     pytest.importorskip("orwcfm_backbone_gmm")
     spec = replace(SPEC, config=TwiceConfig, example=Example(options={"updates": 2}))
     assert failures("trainer", spec, OrwCfm) == {}
